@@ -1,0 +1,48 @@
+# The interface of this repository. `make demo` and `make test` do all the set-up they need.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup demo test check format proto lock clean
+
+help:  ## Show what can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
+
+setup: $(READY)  ## Create the virtual environment from the lock
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ndoo needs Python 3.11 or newer; name one with 'make PYTHON=python3.12 ...'." >&2; exit 1; }
+	@echo "Setting up .venv from requirements.lock ..."
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c 'import ndoo.register.kernel'  # compiles the kernel once, into its cache
+	@touch $@
+
+demo: $(READY)  ## Run the main job once, at full size, against the real server
+	@$(BIN)/ndoo demo
+
+test: $(READY)  ## Run all tests, against a real Redis
+	@REDIS_SERVER="$$(scripts/redis-server)" && REDIS_SERVER="$$REDIS_SERVER" $(BIN)/pytest
+
+check: $(READY)  ## Formatting, lint, types, layers
+	@$(BIN)/ruff format --check --quiet src tests benchmarks
+	@$(BIN)/ruff check --quiet src tests benchmarks
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
+
+format: $(READY)  ## Format the code
+	@$(BIN)/ruff format src tests benchmarks
+	@$(BIN)/ruff check --fix src tests benchmarks
+
+proto: $(READY)  ## Generate src/ndoo/v1 from the proto
+	@$(BIN)/python scripts/generate_proto.py src
+
+lock: $(READY)  ## Renew requirements.lock from pyproject.toml
+	@$(BIN)/uv pip compile pyproject.toml --extra server --group dev --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade --quiet -o requirements.lock
+
+clean:  ## Remove everything that was made
+	@rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

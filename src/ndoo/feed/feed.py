@@ -1,0 +1,66 @@
+"""The protocol of a feed: load a snapshot, read the changes after a position.
+
+A feed brings bytes and positions; it proves what it can prove about its own storage (checksums, that
+the history was not rewritten), and leaves the sequence to the register and all retrying to the
+follower. The contract suite in `tests/contract` holds every implementation to these words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ndoo.errors import NdooError
+from ndoo.register.changes import Change
+from ndoo.register.snapshot import Snapshot
+from ndoo.revision import Revision
+
+CHANGES_PER_READ_MAX = 10_000
+
+
+class HistoryChanged(NdooError):
+    """The feed is no longer the history that was being read; the snapshot has to be loaded again.
+
+    *reason* is one of OTHER_GENERATION, BACKWARDS, REWRITTEN, TRIMMED.
+    """
+
+    reason = "REWRITTEN"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Changes read after a position, in the order of the feed.
+
+    *position* is where the next read goes on. *complete* says that, at the moment of reading, the feed
+    confirmed that it holds nothing after these changes.
+    """
+
+    changes: tuple[Change, ...]
+    position: str
+    complete: bool
+
+
+class Feed(Protocol):
+    """Where the register comes from. Used by one thread, except for `close`."""
+
+    @property
+    def name(self) -> str:
+        """The feed for people and logs: its URL without a password."""
+
+    def load(self) -> Snapshot:
+        """The newest snapshot, verified.
+
+        Raises FeedEmpty, FeedUnavailable or SnapshotRefused.
+        """
+
+    def read(self, revision: Revision, position: str, wait_s: float) -> Batch:
+        """Up to CHANGES_PER_READ_MAX changes after *position*, which is where *revision* was reached.
+
+        Waits up to *wait_s* seconds for a first change; returns an empty batch if none comes. Changes
+        in front of one that cannot be read are returned first; ChangeRefused is raised only when
+        that one is next. Raises HistoryChanged or FeedUnavailable.
+        """
+
+    def close(self) -> None:
+        """Let go of everything; a waiting `read` ends soon with FeedUnavailable. May be called twice,
+        and from another thread."""

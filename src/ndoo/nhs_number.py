@@ -1,0 +1,170 @@
+"""What a valid NHS number is; a number and its key; one of them or an array.
+
+An NHS number has ten digits. The tenth is a check digit: the first nine are weighted 10 down to 2,
+summed, and 11 minus the remainder modulo 11 is the check digit, where 11 stands for 0 and 10 means
+that these nine digits were never issued (NHS Data Dictionary, "NHS NUMBER"). Ten equal digits are
+placeholders that people type, and never valid. The range a number lies in is information, not a
+reason to refuse it.
+
+The *key* of a number is its first nine digits, an integer below 10^9 that fits 32 bits. In integers
+leading zeros are implied: the integer 26 stands for the ten digits 0000000026.
+
+Text is ten ASCII digits, bare or grouped 3-3-4 by single spaces or by single hyphens. Digits of other
+scripts are not digits. Arrays are read without a Python loop over their values.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+NUMBER_MAX = 9_999_999_999
+KEY_MAX = 999_999_999
+REPDIGIT = 1_111_111_111
+
+NOT_A_NUMBER = 2**64 - 1
+"""Stands in an array for a text that is not ten digits. It is over NUMBER_MAX, so never valid."""
+
+Numbers = npt.NDArray[np.uint64]
+Keys = npt.NDArray[np.uint32]
+
+_TEXT = re.compile(r"[0-9]{10}|[0-9]{3} [0-9]{3} [0-9]{4}|[0-9]{3}-[0-9]{3}-[0-9]{4}", re.ASCII)
+_GROUPED_CHARS = 12
+_SEPARATORS = str.maketrans("", "", " -")
+
+
+class Fault(enum.Enum):
+    """Why a text is not a valid NHS number; the value is a sentence for people."""
+
+    FORMAT = "it is not ten digits, bare or grouped 3-3-4 by single spaces or hyphens"
+    PLACEHOLDER = "ten equal digits are a placeholder"
+    CHECK_DIGIT = "its check digit is wrong"
+
+
+def check_digit(key: int) -> int | None:
+    """The tenth digit that belongs to nine, or None where there is none (never issued)."""
+    total = sum(int(digit) * weight for digit, weight in zip(f"{key:09d}", range(10, 1, -1)))
+    digit = (11 - total % 11) % 11
+    return None if digit == 10 else digit
+
+
+def is_valid(number: int) -> bool:
+    """Whether *number*, read as ten digits with leading zeros, is a valid NHS number."""
+    if not 0 <= number <= NUMBER_MAX or number % REPDIGIT == 0:
+        return False
+    return check_digit(number // 10) == number % 10
+
+
+def parse(text: str) -> int | None:
+    """The ten digits of *text* as an integer, or None if it is not ten digits. Not yet *valid*."""
+    return int(text.translate(_SEPARATORS)) if _TEXT.fullmatch(text) else None
+
+
+def fault_of(text: str) -> Fault | None:
+    """Why *text* is not a valid NHS number, or None if it is one."""
+    number = parse(text)
+    if number is None:
+        return Fault.FORMAT
+    if number % REPDIGIT == 0:
+        return Fault.PLACEHOLDER
+    return None if is_valid(number) else Fault.CHECK_DIGIT
+
+
+def key_of(text: str) -> int | None:
+    """The key of a valid NHS number, or None if *text* is not one."""
+    number = parse(text)
+    return number // 10 if number is not None and is_valid(number) else None
+
+
+def check_digits(keys: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+    """The tenth digits of an array of keys; 10 where there is none."""
+    rest = np.asarray(keys, dtype=np.uint32).copy()
+    total = np.zeros(rest.shape, dtype=np.uint32)
+    for weight in range(2, 11):
+        rest, digit = np.divmod(rest, np.uint32(10))
+        total += digit * np.uint32(weight)
+    return ((11 - total % 11) % 11).astype(np.uint8)
+
+
+def numbers_of(keys: npt.ArrayLike) -> Numbers:
+    """The NHS numbers of an array of keys. Raises ValueError if a key was never issued."""
+    digits = check_digits(keys)
+    if np.any(digits == 10):
+        raise ValueError("a key has no check digit: no NHS number has these nine digits")
+    return np.asarray(keys, dtype=np.uint64) * np.uint64(10) + digits
+
+
+def valid(numbers: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which of an array of integers are valid NHS numbers."""
+    array = np.asarray(numbers, dtype=np.uint64)
+    keys, digits = np.divmod(array, np.uint64(10))
+    in_range = array <= NUMBER_MAX
+    expected = check_digits(np.where(in_range, keys, 0))
+    return in_range & (digits == expected) & (array % np.uint64(REPDIGIT) != 0)
+
+
+def from_texts(texts: Sequence[str] | npt.NDArray[np.str_] | npt.NDArray[np.bytes_]) -> Numbers:
+    """A column of texts as an array of numbers, in order; NOT_A_NUMBER where a text is not ten digits.
+
+    *texts* is a list of strings or a numpy array of strings or bytes. For the buffers of an Arrow
+    column, call `from_fields`.
+    """
+    if isinstance(texts, np.ndarray):
+        return _from_fixed_width(texts)
+    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+    joined = "".join(texts)
+    # Characters outside Latin-1 become "?", one byte each, so positions stay true.
+    buffer = np.frombuffer(joined.encode("latin-1", errors="replace"), dtype=np.uint8)
+    return from_fields(buffer, np.cumsum(lengths) - lengths, lengths)
+
+
+def _from_fixed_width(texts: npt.NDArray[np.str_] | npt.NDArray[np.bytes_]) -> Numbers:
+    if texts.dtype.kind not in "US" or texts.ndim != 1:
+        raise TypeError("a column of texts is a one-dimensional array of strings or bytes")
+    kind = np.uint32 if texts.dtype.kind == "U" else np.uint8
+    width = texts.dtype.itemsize // np.dtype(kind).itemsize
+    if len(texts) == 0 or width == 0:
+        return np.full(len(texts), NOT_A_NUMBER, dtype=np.uint64)
+    chars = np.ascontiguousarray(texts).view(kind)
+    buffer = np.minimum(chars, 255).astype(np.uint8)
+    lengths = np.char.str_len(texts).astype(np.int64)
+    return from_fields(buffer, np.arange(len(texts), dtype=np.int64) * width, lengths)
+
+
+def from_fields(
+    buffer: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> Numbers:
+    """The fields of *buffer* at *starts* with *lengths* (bytes) as an array of numbers, in order.
+
+    NOT_A_NUMBER where a field is not ten ASCII digits, bare or grouped. Fields may overlap and lie in
+    any order, but must lie within *buffer*.
+    """
+    numbers = np.full(len(starts), NOT_A_NUMBER, dtype=np.uint64)
+    bare = np.flatnonzero(lengths == 10)
+    _read_digits(buffer, starts[bare], range(10), numbers, bare)
+    grouped = np.flatnonzero(lengths == _GROUPED_CHARS)
+    first, second = buffer[starts[grouped] + 3], buffer[starts[grouped] + 7]
+    separated = (first == second) & ((first == ord(" ")) | (first == ord("-")))
+    grouped = grouped[separated]
+    _read_digits(buffer, starts[grouped], (0, 1, 2, 4, 5, 6, 8, 9, 10, 11), numbers, grouped)
+    return numbers
+
+
+def _read_digits(
+    buffer: npt.NDArray[np.uint8],
+    starts: npt.NDArray[np.int64],
+    places: Sequence[int],
+    numbers: Numbers,
+    rows: npt.NDArray[np.int64],
+) -> None:
+    value = np.zeros(len(rows), dtype=np.uint64)
+    all_digits = np.ones(len(rows), dtype=np.bool_)
+    for place in places:
+        digit = buffer[starts + place] - np.uint8(ord("0"))  # wraps below "0" to above 9
+        all_digits &= digit <= 9
+        value = value * np.uint64(10) + digit
+    numbers[rows[all_digits]] = value[all_digits]

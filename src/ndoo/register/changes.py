@@ -1,0 +1,101 @@
+"""One change to the register: its kinds, and its form on a feed.
+
+On a feed a change is a flat mapping of texts (`seq`, `op`, `nhs`, and as they apply `new`, `at`,
+`src`), the same in a Redis stream entry and in a line of the directory's log. Reading is exact about
+what decides who is opted out, and tolerant about the rest: fields it does not know are passed over,
+`at` and `src` are carried as they are. A change that cannot be read is an error, never a guess.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ndoo import nhs_number
+from ndoo.errors import ChangeRefused
+from ndoo.revision import SEQ_MAX
+
+
+class Kind(enum.StrEnum):
+    """What a change does."""
+
+    OPT_OUT = "opt_out"
+    OPT_IN = "opt_in"
+    SUPERSEDE = "supersede"  # a person got a new number; both are that person's from here on
+    SUSPEND = "suspend"  # stop all answers
+    RESUME = "resume"
+
+
+PERSONAL = frozenset({Kind.OPT_OUT, Kind.OPT_IN, Kind.SUPERSEDE})
+"""The kinds that are about a person, and so carry an NHS number."""
+
+_SEQ = re.compile(r"[1-9][0-9]{0,18}")
+_KINDS = {kind.value: kind for kind in Kind}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change. *key* and *new_key* are nine-digit keys; *new_key* belongs to `supersede` alone.
+
+    *seq* is 0 until the writing side has numbered it. *at* is when the person chose (RFC 3339, UTC),
+    *src* the code of the channel; both are information and decide nothing.
+    """
+
+    kind: Kind
+    seq: int = 0
+    key: int | None = None
+    new_key: int | None = None
+    at: str = ""
+    src: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.kind in PERSONAL) != (self.key is not None):
+            raise ValueError("opt_out, opt_in and supersede carry a number; no other change does")
+        if (self.kind is Kind.SUPERSEDE) != (self.new_key is not None):
+            raise ValueError("supersede carries a new number; no other change does")
+
+
+def decode(fields: Mapping[str, str]) -> Change:
+    """The change that *fields* describe. Raises ChangeRefused, naming the field but not its content."""
+    seq_text = fields.get("seq", "")
+    if not _SEQ.fullmatch(seq_text) or (seq := int(seq_text)) > SEQ_MAX:
+        raise ChangeRefused("A change has no readable sequence number (field 'seq').")
+    kind = _KINDS.get(fields.get("op", ""))
+    if kind is None:
+        raise ChangeRefused(f"Change {seq} is of a kind that this version does not know (field 'op').")
+    key = _key(fields, "nhs", seq) if kind in PERSONAL else None
+    new_key = _key(fields, "new", seq) if kind is Kind.SUPERSEDE else None
+    return Change(kind, seq, key, new_key, fields.get("at", ""), fields.get("src", ""))
+
+
+def _key(fields: Mapping[str, str], field: str, seq: int) -> int:
+    key = nhs_number.key_of(fields.get(field, ""))
+    if key is None:
+        raise ChangeRefused(f"Change {seq} carries no valid NHS number (field '{field}').")
+    return key
+
+
+def encode(change: Change) -> dict[str, str]:
+    """*change* as it stands on a feed, without `seq`, which the writing side adds. Empty fields are left out.
+
+    Raises ValueError if a key was never issued: no reader could decode it.
+    """
+    fields = {
+        "op": change.kind.value,
+        "nhs": _ten_digits(change.key),
+        "new": _ten_digits(change.new_key),
+        "at": change.at,
+        "src": change.src,
+    }
+    return {name: text for name, text in fields.items() if text}
+
+
+def _ten_digits(key: int | None) -> str:
+    if key is None:
+        return ""
+    digit = nhs_number.check_digit(key)
+    if digit is None or not nhs_number.is_valid(key * 10 + digit):
+        raise ValueError("no NHS number has these nine digits")
+    return f"{key:09d}{digit}"

@@ -1,0 +1,155 @@
+"""The writer's copy of the register: a Roaring bitmap to which batches of changes are applied whole.
+
+Numbers of one person are aliases. `supersede` joins the groups of two numbers, and everybody in the
+joined group is opted out if anybody was; from then on a choice made under any of them is the
+person's choice, and holds for all. (Merging errs towards opted out; after it the latest choice wins,
+operational policy section 3.)
+
+A batch is worked out beside the register first and committed at the end, so a batch that is refused
+leaves no trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from pyroaring import BitMap
+
+from ndoo.errors import SequenceBroken
+from ndoo.nhs_number import Keys
+from ndoo.register.changes import Change, Kind
+from ndoo.register.snapshot import Links, Snapshot
+from ndoo.revision import Revision
+
+Group = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flips:
+    """What a batch changed in the end: the keys that became opted out, and those no longer so."""
+
+    opted_out: Keys
+    opted_in: Keys
+
+
+@dataclass(slots=True)
+class _Work:
+    """What a batch would do: final states by key, changed groups by key, suspension."""
+
+    suspended: bool
+    states: dict[int, bool] = field(default_factory=dict)
+    groups: dict[int, Group] = field(default_factory=dict)
+
+
+class Register:
+    """Every opted-out key at one revision. One owner at a time: it takes no lock."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._keys = snapshot.keys.copy()
+        self._groups: dict[int, Group] = {
+            key: group for group in snapshot.links for key in group
+        }
+        self._revision = snapshot.revision
+        self._suspended = snapshot.suspended
+
+    @property
+    def revision(self) -> Revision:
+        return self._revision
+
+    @property
+    def suspended(self) -> bool:
+        """Whether a `suspend` came last: no answers are to be given."""
+        return self._suspended
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._keys
+
+    def keys(self) -> Keys:
+        """All opted-out keys, ascending. A copy of 4 bytes a key."""
+        return np.array(self._keys.to_array(), dtype=np.uint32)
+
+    def apply(self, changes: Sequence[Change]) -> Flips:
+        """Apply *changes* whole and say which keys flipped.
+
+        Raises SequenceBroken, with nothing applied, unless their sequence numbers go on from this
+        register's by exactly one each: only that proves that nothing was lost.
+        """
+        self._prove_sequence(changes)
+        work = _Work(self._suspended)
+        for change in changes:
+            self._work_out(change, work)
+        return self._commit(work, len(changes))
+
+    def snapshot(self, position: str, created_at: str) -> Snapshot:
+        """This register as a snapshot, to be continued from *position* of its feed."""
+        return Snapshot(
+            revision=self._revision,
+            position=position,
+            created_at=created_at,
+            keys=self._keys.copy(),
+            links=self._links(),
+            suspended=self._suspended,
+        )
+
+    def _prove_sequence(self, changes: Sequence[Change]) -> None:
+        for expected, change in enumerate(changes, self._revision.seq + 1):
+            if change.seq != expected:
+                raise SequenceBroken(
+                    f"Change {expected} was expected and {change.seq} came.",
+                    reason="GAP" if change.seq > expected else "BACKWARDS",
+                )
+
+    def _work_out(self, change: Change, work: _Work) -> None:
+        match change:
+            case Change(kind=Kind.OPT_OUT, key=int(key)):
+                self._set(key, True, work)
+            case Change(kind=Kind.OPT_IN, key=int(key)):
+                self._set(key, False, work)
+            case Change(kind=Kind.SUPERSEDE, key=int(old), new_key=int(new)):
+                self._join(old, new, work)
+            case Change(kind=Kind.SUSPEND):
+                work.suspended = True
+            case Change(kind=Kind.RESUME):
+                work.suspended = False
+
+    def _set(self, key: int, opted_out: bool, work: _Work) -> None:
+        for alias in self._group(key, work):
+            work.states[alias] = opted_out
+
+    def _join(self, old: int, new: int, work: _Work) -> None:
+        group = tuple(sorted({*self._group(old, work), *self._group(new, work)}))
+        for key in group:
+            work.groups[key] = group
+        self._set(old, any(self._is_opted_out(key, work) for key in group), work)
+
+    def _group(self, key: int, work: _Work) -> Group:
+        return work.groups.get(key) or self._groups.get(key) or (key,)
+
+    def _is_opted_out(self, key: int, work: _Work) -> bool:
+        state = work.states.get(key)
+        return key in self._keys if state is None else state
+
+    def _commit(self, work: _Work, count: int) -> Flips:
+        flipped = {key: out for key, out in work.states.items() if out != (key in self._keys)}
+        flips = Flips(
+            opted_out=_ascending([key for key, out in flipped.items() if out]),
+            opted_in=_ascending([key for key, out in flipped.items() if not out]),
+        )
+        self._keys |= BitMap(flips.opted_out)
+        self._keys -= BitMap(flips.opted_in)
+        self._groups.update({key: group for key, group in work.groups.items() if len(group) > 1})
+        self._suspended = work.suspended
+        self._revision = Revision(self._revision.generation, self._revision.seq + count)
+        return flips
+
+    def _links(self) -> Links:
+        return tuple(sorted(set(self._groups.values())))
+
+
+def _ascending(keys: list[int]) -> Keys:
+    return np.array(sorted(keys), dtype=np.uint32)

@@ -1,0 +1,192 @@
+"""The whole register at one revision, in a form that proves itself.
+
+A snapshot is a JSON header and two blocks of bytes:
+
+- `register`: the opted-out keys as a 32-bit Roaring bitmap in the portable format;
+- `links`: which keys belong to one person after `supersede`, as little-endian 32-bit pairs. It may be
+  absent; an older or foreign writer that knows no links writes only `register`.
+
+The header holds `format`, `generation`, `seq`, `stream_id` (the feed's own name for the position
+that the register includes), `count`, `sha256` and `created_at`, and optionally `links_sha256`,
+`suspended` and `shrink_accepted`. Reading verifies all of it, and refuses with a reason whatever is
+damaged, truncated, empty, or not what its header says: a half-read register would clear people
+wrongly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pyroaring import BitMap
+
+from ndoo.errors import SnapshotRefused
+from ndoo.nhs_number import KEY_MAX
+from ndoo.revision import SEQ_MAX, Revision, is_generation
+
+FORMAT = 1
+REGISTER_BYTES_MAX = 512 * 1024 * 1024
+"""Far over any register of people (10^8 random keys take 200 MB), far under what would hurt to hash."""
+
+Links = tuple[tuple[int, ...], ...]
+"""Groups of keys that belong to one person each, every group ascending and of two keys or more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A verified register. *position* is the feed's own name for where its changes go on."""
+
+    revision: Revision
+    position: str
+    created_at: str
+    keys: BitMap = field(repr=False)
+    links: Links = field(default=(), repr=False)
+    suspended: bool = False
+    shrink_accepted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A snapshot in bytes, as feeds keep it."""
+
+    header: bytes
+    register: bytes = field(repr=False)
+    links: bytes = field(repr=False)
+
+
+def pack(snapshot: Snapshot) -> Packed:
+    """*snapshot* in bytes. The bitmap is run-optimised first, which changes its form, not its content."""
+    snapshot.keys.run_optimize()
+    register = snapshot.keys.serialize()
+    links = _pack_links(snapshot.links)
+    header = {
+        "format": FORMAT,
+        "generation": snapshot.revision.generation,
+        "seq": snapshot.revision.seq,
+        "stream_id": snapshot.position,
+        "count": len(snapshot.keys),
+        "sha256": _digest(register),
+        "created_at": snapshot.created_at,
+        "links_sha256": _digest(links),
+        "suspended": snapshot.suspended,
+        "shrink_accepted": snapshot.shrink_accepted,
+    }
+    return Packed(json.dumps(header, separators=(",", ":")).encode(), register, links)
+
+
+def unpack(packed: Packed) -> Snapshot:
+    """The snapshot in *packed*, every claim of its header verified. Raises SnapshotRefused."""
+    header = _read_header(packed.header)
+    keys = _read_register(packed.register, header)
+    return Snapshot(
+        revision=_revision(header),
+        position=_text(header, "stream_id"),
+        created_at=_text(header, "created_at"),
+        keys=keys,
+        links=_read_links(packed.links, header),
+        suspended=_flag(header, "suspended"),
+        shrink_accepted=_flag(header, "shrink_accepted"),
+    )
+
+
+def refuse_shrunken(new: Snapshot, current_count: int, shrink_max: float) -> None:
+    """Raise SnapshotRefused if *new* holds too few opt-outs beside a register of *current_count*.
+
+    People withdraw an opt-out one at a time; a register that loses more than the share *shrink_max*
+    at once has lost people's choices somewhere (in 2015-2018 a supplier lost 150,000 that way).
+    """
+    lost = current_count - len(new.keys)
+    if lost > current_count * shrink_max and not new.shrink_accepted:
+        raise SnapshotRefused(
+            f"The new snapshot holds {len(new.keys):,} opt-outs where {current_count:,} are in use: "
+            f"{lost / current_count:.1%} fewer, over the accepted {shrink_max:.1%}. If that is "
+            "right, load it again with --accept-shrink.",
+            reason="SNAPSHOT_SHRUNKEN",
+        )
+
+
+def _read_header(raw: bytes) -> Mapping[str, Any]:
+    try:
+        header = json.loads(raw)
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise _refused("HEADER", "has a header that is not a JSON object")
+    if header.get("format") != FORMAT or isinstance(header["format"], bool):
+        raise _refused("FORMAT", f"is not of format {FORMAT}, the one this version reads")
+    return header
+
+
+def _revision(header: Mapping[str, Any]) -> Revision:
+    generation, seq = _text(header, "generation"), header.get("seq")
+    if not is_generation(generation):
+        raise _refused("HEADER", "has a header without a usable 'generation'")
+    if not isinstance(seq, int) or isinstance(seq, bool) or not 0 <= seq <= SEQ_MAX:
+        raise _refused("HEADER", "has a header without a usable 'seq'")
+    return Revision(generation, seq)
+
+
+def _text(header: Mapping[str, Any], name: str) -> str:
+    value = header.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= 256:
+        raise _refused("HEADER", f"has a header without a usable '{name}'")
+    return value
+
+
+def _flag(header: Mapping[str, Any], name: str) -> bool:
+    value = header.get(name, False)
+    if not isinstance(value, bool):
+        raise _refused("HEADER", f"has a header whose '{name}' is neither true nor false")
+    return value
+
+
+def _read_register(raw: bytes, header: Mapping[str, Any]) -> BitMap:
+    if len(raw) > REGISTER_BYTES_MAX:
+        raise _refused("TOO_LARGE", f"holds more than {REGISTER_BYTES_MAX:,} bytes")
+    if _digest(raw) != header.get("sha256"):
+        raise _refused("DIGEST", "does not match its SHA-256: it is damaged or cut short")
+    try:
+        keys = BitMap.deserialize(raw)
+    except (ValueError, IndexError):
+        raise _refused("NOT_ROARING", "does not hold a 32-bit Roaring bitmap") from None
+    if len(keys) != header.get("count"):
+        raise _refused("COUNT", "does not hold as many opt-outs as its header says")
+    if not keys:
+        raise _refused("EMPTY", "is empty, and an empty register would clear everybody")
+    if keys.max() > KEY_MAX:
+        raise _refused("KEY", "holds a key of more than nine digits")
+    return keys
+
+
+def _pack_links(links: Iterable[tuple[int, ...]]) -> bytes:
+    pairs = [(group[0], key) for group in links for key in group[1:]]
+    return np.array(pairs, dtype="<u4").tobytes()
+
+
+def _read_links(raw: bytes, header: Mapping[str, Any]) -> Links:
+    if _digest(raw) != header.get("links_sha256", _digest(b"")):
+        raise _refused("DIGEST", "does not match its SHA-256: its links are damaged or missing")
+    if len(raw) % 8:
+        raise _refused("LINKS", "has links that are not whole pairs")
+    groups: dict[int, list[int]] = {}
+    for first, key in np.frombuffer(raw, dtype="<u4").reshape(-1, 2).tolist():
+        groups.setdefault(first, [first]).append(key)
+    links = tuple(tuple(group) for group in groups.values())
+    if any(list(group) != sorted(set(group)) or group[-1] > KEY_MAX for group in links):
+        raise _refused("LINKS", "has links that are not in order")
+    return links
+
+
+def _digest(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _refused(reason: str, what: str) -> SnapshotRefused:
+    return SnapshotRefused(
+        f"The snapshot {what}; write a new one with 'ndoo snapshot' or 'ndoo load'.",
+        reason=f"SNAPSHOT_{reason}",
+    )
