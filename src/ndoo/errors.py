@@ -1,15 +1,16 @@
 """The few errors that the core raises.
 
-Each carries a *reason*, a short UPPER_SNAKE_CASE word that goes into statuses, metrics and logs, and
-one sentence that names the cause and, where there is one, the mend. No message ever holds an NHS
-number, a key or a hash of one: a sentence names positions (a line, a sequence number), never content.
+Each carries a *reason*, a short UPPER_SNAKE_CASE word that goes into statuses, metrics and logs,
+and one sentence that names the cause and, where there is one, the mend. No message ever holds an
+NHS number, a key or a hash of one: a sentence names positions (a line, a sequence number), never
+content.
 """
 
 from __future__ import annotations
 
 
 class NdooError(Exception):
-    """Anything this package refuses or cannot do. *reason* is stable, the sentence is for people."""
+    """Anything this package refuses or cannot do. *reason* is stable, the sentence for people."""
 
     reason = "INTERNAL"
 

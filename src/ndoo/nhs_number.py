@@ -9,8 +9,8 @@ reason to refuse it.
 The *key* of a number is its first nine digits, an integer below 10^9 that fits 32 bits. In integers
 leading zeros are implied: the integer 26 stands for the ten digits 0000000026.
 
-Text is ten ASCII digits, bare or grouped 3-3-4 by single spaces or by single hyphens. Digits of other
-scripts are not digits. Arrays are read without a Python loop over their values.
+Text is ten ASCII digits, bare or grouped 3-3-4 by single spaces or by single hyphens. Digits of
+other scripts are not digits. Arrays are read without a Python loop over their values.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Fault(enum.Enum):
 
 def check_digit(key: int) -> int | None:
     """The tenth digit that belongs to nine, or None where there is none (never issued)."""
+    if not 0 <= key <= KEY_MAX:
+        return None
     total = sum(int(digit) * weight for digit, weight in zip(f"{key:09d}", range(10, 1, -1)))
     digit = (11 - total % 11) % 11
     return None if digit == 10 else digit
@@ -82,36 +84,47 @@ def key_of(text: str) -> int | None:
 
 def check_digits(keys: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     """The tenth digits of an array of keys; 10 where there is none."""
-    rest = np.asarray(keys, dtype=np.uint32).copy()
+    array = _integers(keys)
+    is_key = array <= KEY_MAX
+    rest = np.where(is_key, array, 0).astype(np.uint32)
     total = np.zeros(rest.shape, dtype=np.uint32)
     for weight in range(2, 11):
         rest, digit = np.divmod(rest, np.uint32(10))
         total += digit * np.uint32(weight)
-    return ((11 - total % 11) % 11).astype(np.uint8)
+    return np.where(is_key, (11 - total % 11) % 11, 10).astype(np.uint8)
 
 
 def numbers_of(keys: npt.ArrayLike) -> Numbers:
-    """The NHS numbers of an array of keys. Raises ValueError if a key was never issued."""
-    digits = check_digits(keys)
-    if np.any(digits == 10):
-        raise ValueError("a key has no check digit: no NHS number has these nine digits")
-    return np.asarray(keys, dtype=np.uint64) * np.uint64(10) + digits
+    """The NHS numbers of an array of keys. Raises ValueError if no valid number has such a key."""
+    array, digits = _integers(keys), check_digits(keys)
+    if np.any(digits == 10) or np.any(array % np.uint64(REPDIGIT // 10) == 0):
+        raise ValueError("no NHS number has these nine digits")
+    return array * np.uint64(10) + digits
 
 
 def valid(numbers: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Which of an array of integers are valid NHS numbers."""
-    array = np.asarray(numbers, dtype=np.uint64)
+    """Which of an array of integers are valid NHS numbers. Raises TypeError if not integers."""
+    array = _integers(numbers)
     keys, digits = np.divmod(array, np.uint64(10))
-    in_range = array <= NUMBER_MAX
-    expected = check_digits(np.where(in_range, keys, 0))
-    return in_range & (digits == expected) & (array % np.uint64(REPDIGIT) != 0)
+    # Beyond the range no check digit is expected, and no digit is a 10.
+    is_valid: npt.NDArray[np.bool_] = digits == check_digits(keys)
+    is_valid &= array % np.uint64(REPDIGIT) != 0
+    return is_valid
+
+
+def _integers(values: npt.ArrayLike) -> Numbers:
+    """*values* unsigned. What is negative becomes far too large, and so stays invalid."""
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError("NHS numbers and keys in an array are integers below 2^64")
+    return array.astype(np.uint64, copy=False)
 
 
 def from_texts(texts: Sequence[str] | npt.NDArray[np.str_] | npt.NDArray[np.bytes_]) -> Numbers:
-    """A column of texts as an array of numbers, in order; NOT_A_NUMBER where a text is not ten digits.
+    """A column of texts as an array of numbers, in order.
 
-    *texts* is a list of strings or a numpy array of strings or bytes. For the buffers of an Arrow
-    column, call `from_fields`.
+    NOT_A_NUMBER where a text is not ten digits, bare or grouped. *texts* is a list of strings or a
+    numpy array of strings or bytes. For the buffers of an Arrow column, call `from_fields`.
     """
     if isinstance(texts, np.ndarray):
         return _from_fixed_width(texts)
@@ -125,8 +138,8 @@ def from_texts(texts: Sequence[str] | npt.NDArray[np.str_] | npt.NDArray[np.byte
 def _from_fixed_width(texts: npt.NDArray[np.str_] | npt.NDArray[np.bytes_]) -> Numbers:
     if texts.dtype.kind not in "US" or texts.ndim != 1:
         raise TypeError("a column of texts is a one-dimensional array of strings or bytes")
-    kind = np.uint32 if texts.dtype.kind == "U" else np.uint8
-    width = texts.dtype.itemsize // np.dtype(kind).itemsize
+    kind = np.dtype("u4" if texts.dtype.kind == "U" else "u1").newbyteorder(texts.dtype.byteorder)
+    width = texts.dtype.itemsize // kind.itemsize
     if len(texts) == 0 or width == 0:
         return np.full(len(texts), NOT_A_NUMBER, dtype=np.uint64)
     chars = np.ascontiguousarray(texts).view(kind)
@@ -140,9 +153,11 @@ def from_fields(
 ) -> Numbers:
     """The fields of *buffer* at *starts* with *lengths* (bytes) as an array of numbers, in order.
 
-    NOT_A_NUMBER where a field is not ten ASCII digits, bare or grouped. Fields may overlap and lie in
-    any order, but must lie within *buffer*.
+    NOT_A_NUMBER where a field is not ten ASCII digits, bare or grouped. Fields may overlap and lie
+    in any order. Raises IndexError if one lies outside *buffer*.
     """
+    if np.any(starts < 0) or np.any(lengths < 0) or np.any(starts + lengths > len(buffer)):
+        raise IndexError("a field lies outside the buffer")
     numbers = np.full(len(starts), NOT_A_NUMBER, dtype=np.uint64)
     bare = np.flatnonzero(lengths == 10)
     _read_digits(buffer, starts[bare], range(10), numbers, bare)

@@ -1,0 +1,1 @@
+"""How snapshots and changes arrive."""

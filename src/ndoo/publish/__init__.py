@@ -1,0 +1,1 @@
+"""The writing side: changes are appended, snapshots taken, histories trimmed."""

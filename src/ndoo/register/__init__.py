@@ -1,0 +1,1 @@
+"""The opt-outs: pure, no I/O, no clock, no logging."""

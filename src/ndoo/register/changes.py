@@ -1,9 +1,10 @@
 """One change to the register: its kinds, and its form on a feed.
 
 On a feed a change is a flat mapping of texts (`seq`, `op`, `nhs`, and as they apply `new`, `at`,
-`src`), the same in a Redis stream entry and in a line of the directory's log. Reading is exact about
-what decides who is opted out, and tolerant about the rest: fields it does not know are passed over,
-`at` and `src` are carried as they are. A change that cannot be read is an error, never a guess.
+`src`), the same in a Redis stream entry and in a line of the directory's log. Reading is exact
+about what decides who is opted out, and tolerant about the rest: fields it does not know are passed
+over, `at` and `src` are carried as they are. A change that cannot be read is an error, never a
+guess.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 from ndoo import nhs_number
 from ndoo.errors import ChangeRefused
+from ndoo.nhs_number import KEY_MAX
 from ndoo.revision import SEQ_MAX
 
 
@@ -37,10 +39,10 @@ _KINDS = {kind.value: kind for kind in Kind}
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change. *key* and *new_key* are nine-digit keys; *new_key* belongs to `supersede` alone.
+    """One change. *key* and *new_key* are nine-digit keys; only `supersede` has a *new_key*.
 
-    *seq* is 0 until the writing side has numbered it. *at* is when the person chose (RFC 3339, UTC),
-    *src* the code of the channel; both are information and decide nothing.
+    *seq* is 0 until the writing side has numbered it. *at* is when the person chose (RFC 3339,
+    UTC), *src* the code of the channel; both are information and decide nothing.
     """
 
     kind: Kind
@@ -55,16 +57,23 @@ class Change:
             raise ValueError("opt_out, opt_in and supersede carry a number; no other change does")
         if (self.kind is Kind.SUPERSEDE) != (self.new_key is not None):
             raise ValueError("supersede carries a new number; no other change does")
+        for key in (self.key, self.new_key):
+            if key is not None and not (isinstance(key, int) and 0 <= key <= KEY_MAX):
+                raise ValueError("a key is an int of at most nine digits")
 
 
 def decode(fields: Mapping[str, str]) -> Change:
-    """The change that *fields* describe. Raises ChangeRefused, naming the field but not its content."""
+    """The change that *fields* describe. Raises ChangeRefused, naming the field but not its
+    content.
+    """
     seq_text = fields.get("seq", "")
     if not _SEQ.fullmatch(seq_text) or (seq := int(seq_text)) > SEQ_MAX:
         raise ChangeRefused("A change has no readable sequence number (field 'seq').")
     kind = _KINDS.get(fields.get("op", ""))
     if kind is None:
-        raise ChangeRefused(f"Change {seq} is of a kind that this version does not know (field 'op').")
+        raise ChangeRefused(
+            f"Change {seq} is of a kind that this version does not know (field 'op')."
+        )
     key = _key(fields, "nhs", seq) if kind in PERSONAL else None
     new_key = _key(fields, "new", seq) if kind is Kind.SUPERSEDE else None
     return Change(kind, seq, key, new_key, fields.get("at", ""), fields.get("src", ""))
@@ -78,7 +87,8 @@ def _key(fields: Mapping[str, str], field: str, seq: int) -> int:
 
 
 def encode(change: Change) -> dict[str, str]:
-    """*change* as it stands on a feed, without `seq`, which the writing side adds. Empty fields are left out.
+    """*change* as it stands on a feed, without `seq`, which the writing side adds. Empty fields are
+    left out.
 
     Raises ValueError if a key was never issued: no reader could decode it.
     """

@@ -6,10 +6,10 @@ The tables hold one bit a key, in pages of 65,536 keys (`view` builds and owns t
 - `detail[slot]`, 8 KiB: bit set, the key may be cleared; bit unset, it is opted out;
 - `summary[slot]`, 1 KiB: one bit for each byte of `detail`; set, all eight keys may be cleared.
 
-A set bit is the permission, so memory that was never written clears nobody. The summary is exact, not
-probabilistic: it lets most look-ups end in a table small enough for the processor's caches (4.7 MB
-for 3.6 million opt-outs, where `detail` takes 37.5 MB), which makes random look-ups about three times
-as fast (docs/adr/0003-look-up-tables.md).
+A set bit is the permission, so memory that was never written clears nobody. The summary is exact,
+not probabilistic: it lets most look-ups end in a table small enough for the processor's caches (4.7
+MB for 3.6 million opt-outs, where `detail` takes 37.5 MB), which makes random look-ups about three
+times as fast (docs/adr/0003-look-up-tables.md).
 
 `check` works in blocks that stay in the first-level cache, in three passes that a compiler can
 vectorise: digits to key and validity; the summary; then, only for the one in seven that the summary
@@ -67,7 +67,9 @@ def _count_ones(_typing: Any, word: Any) -> Any:
 
 @intrinsic
 def _bits_of_64_bytes(_typing: Any, array: Any, start: Any) -> Any:
-    """64 bytes of a uint8 array as 64 bits, set where the byte is not zero: one or two instructions."""
+    """64 bytes of a uint8 array as 64 bits, set where the byte is not zero: one or two
+    instructions.
+    """
     lanes = ir.VectorType(ir.IntType(8), 64)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -82,7 +84,7 @@ def _bits_of_64_bytes(_typing: Any, array: Any, start: Any) -> Any:
 
 
 @nb.njit(nogil=True)
-def _read_digits(numbers, start, count, keys, is_valid, high, low):  # type: ignore[no-untyped-def]
+def _read_digits(numbers, start, count, keys, is_valid, high, low):
     """Split *count* numbers into five and five digits, and from those derive key and validity.
 
     With h and l the two halves and h1 = h // 10, h2 = h // 100 and so on, the weighted digit sum is
@@ -113,22 +115,29 @@ def _read_digits(numbers, start, count, keys, is_valid, high, low):  # type: ign
 
 
 @nb.njit(nogil=True)
-def _look_up_summary(count, keys, pages, summary, may_clear):  # type: ignore[no-untyped-def]
+def _look_up_summary(count, keys, pages, summary, may_clear):
     for i in range(uint64(count)):
         key = uint64(keys[i])
-        byte = summary[(uint64(pages[key >> uint64(16)]) << uint64(10)) + ((key >> uint64(6)) & uint64(1023))]
+        byte = summary[
+            (uint64(pages[key >> uint64(16)]) << uint64(10)) + ((key >> uint64(6)) & uint64(1023))
+        ]
         may_clear[i] = (byte >> ((key >> uint64(3)) & uint64(7))) & uint64(1)
 
 
 @nb.njit(nogil=True)
-def _look_up_detail(keys, start, open_bits, pages, detail):  # type: ignore[no-untyped-def]
+def _look_up_detail(keys, start, open_bits, pages, detail):
     """The bits of one word that may be cleared after all, among those the summary left open."""
     cleared = uint64(0)
     while open_bits != uint64(0):
         bit = _count_trailing_zeros(open_bits)
         open_bits &= open_bits - uint64(1)
         key = uint64(keys[start + bit])
-        byte = uint64(detail[(uint64(pages[key >> uint64(16)]) << uint64(13)) + ((key >> uint64(3)) & uint64(8191))])
+        byte = uint64(
+            detail[
+                (uint64(pages[key >> uint64(16)]) << uint64(13))
+                + ((key >> uint64(3)) & uint64(8191))
+            ]
+        )
         cleared |= ((byte >> (key & uint64(7))) & uint64(1)) << bit
     return cleared
 
@@ -138,12 +147,12 @@ def _look_up_detail(keys, start, open_bits, pages, detail):  # type: ignore[no-u
     nogil=True,
     cache=True,
 )
-def check(numbers, pages, summary, detail, cleared, invalid):  # type: ignore[no-untyped-def]
+def check(numbers, pages, summary, detail, cleared, invalid):
     """Answer *numbers* into the words of *cleared* and *invalid*; return how many are which.
 
-    *cleared* and *invalid* are uint64 arrays of ceil(len(numbers) / 64) words, one bit a number, least
-    significant first; unused bits of the last word are unset. Integers over 9,999,999,999 are invalid.
-    The tables must cover every nine-digit key; a key is never looked up beyond them.
+    *cleared* and *invalid* are uint64 arrays of ceil(len(numbers) / 64) words, one bit a number,
+    least significant first; unused bits of the last word are unset. Integers over 9,999,999,999 are
+    invalid. The tables must cover every nine-digit key; a key is never looked up beyond them.
     """
     keys = np.zeros(BLOCK, np.uint32)
     high = np.empty(BLOCK, np.uint32)
@@ -173,11 +182,11 @@ def check(numbers, pages, summary, detail, cleared, invalid):  # type: ignore[no
     return cleared_count, invalid_count
 
 
-@nb.njit(
-    nb.void(_KEYS, nb.boolean, _PAGES, _OUT_BYTES, _OUT_BYTES), nogil=True, cache=True
-)
-def mark(keys, opted_out, pages, summary, detail):  # type: ignore[no-untyped-def]
-    """Set or take away the permission bits of *keys* in their pages, and bring the summary up to date."""
+@nb.njit(nb.void(_KEYS, nb.boolean, _PAGES, _OUT_BYTES, _OUT_BYTES), nogil=True, cache=True)
+def mark(keys, opted_out, pages, summary, detail):
+    """Set or take away the permission bits of *keys* in their pages, and bring the summary up to
+    date.
+    """
     for key32 in keys:
         key = uint64(key32)
         slot = uint64(pages[key >> uint64(16)])
@@ -194,7 +203,7 @@ def mark(keys, opted_out, pages, summary, detail):  # type: ignore[no-untyped-de
 
 
 @nb.njit(nb.uint64(_PAGES, _BYTES), nogil=True, cache=True)
-def count_opted_out(pages, detail):  # type: ignore[no-untyped-def]
+def count_opted_out(pages, detail):
     """How many keys are opted out, counted from the tables themselves."""
     total = uint64(0)
     for slot in pages:

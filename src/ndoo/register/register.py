@@ -1,9 +1,10 @@
-"""The writer's copy of the register: a Roaring bitmap to which batches of changes are applied whole.
+"""The writer's copy of the register: a Roaring bitmap to which batches of changes are applied
+whole.
 
 Numbers of one person are aliases. `supersede` joins the groups of two numbers, and everybody in the
 joined group is opted out if anybody was; from then on a choice made under any of them is the
-person's choice, and holds for all. (Merging errs towards opted out; after it the latest choice wins,
-operational policy section 3.)
+person's choice, and holds for all. (Merging errs towards opted out; after it the latest choice
+wins, operational policy section 3.)
 
 A batch is worked out beside the register first and committed at the end, so a batch that is refused
 leaves no trace.
@@ -48,9 +49,7 @@ class Register:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._keys = snapshot.keys.copy()
-        self._groups: dict[int, Group] = {
-            key: group for group in snapshot.links for key in group
-        }
+        self._groups: dict[int, Group] = {key: group for group in snapshot.links for key in group}
         self._revision = snapshot.revision
         self._suspended = snapshot.suspended
 
@@ -86,7 +85,7 @@ class Register:
         return self._commit(work, len(changes))
 
     def snapshot(self, position: str, created_at: str) -> Snapshot:
-        """This register as a snapshot, to be continued from *position* of its feed."""
+        """The register as a snapshot, to be continued from *position* of its feed."""
         return Snapshot(
             revision=self._revision,
             position=position,
@@ -116,6 +115,10 @@ class Register:
                 work.suspended = True
             case Change(kind=Kind.RESUME):
                 work.suspended = False
+            case _:
+                raise ValueError(
+                    "a change of this shape cannot be applied, and none is passed over"
+                )
 
     def _set(self, key: int, opted_out: bool, work: _Work) -> None:
         for alias in self._group(key, work):
@@ -140,11 +143,12 @@ class Register:
             opted_out=_ascending([key for key, out in flipped.items() if out]),
             opted_in=_ascending([key for key, out in flipped.items() if not out]),
         )
+        revision = Revision(self._revision.generation, self._revision.seq + count)
         self._keys |= BitMap(flips.opted_out)
         self._keys -= BitMap(flips.opted_in)
         self._groups.update({key: group for key, group in work.groups.items() if len(group) > 1})
         self._suspended = work.suspended
-        self._revision = Revision(self._revision.generation, self._revision.seq + count)
+        self._revision = revision
         return flips
 
     def _links(self) -> Links:

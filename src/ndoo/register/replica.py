@@ -7,11 +7,15 @@ once. The clock is handed in: this module decides, it does not look at the time.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ndoo.errors import NotAnswering
 from ndoo.register.view import View
+
+CLOCK_BACK_S_MAX = 60.0
+"""How far *as_of* may lie in the future. Beyond it the clock was set back: the age is unknown."""
 
 
 class Phase(enum.Enum):
@@ -29,9 +33,9 @@ class Phase(enum.Enum):
 class State:
     """One state of knowledge. *view* is the last verified register, None before the first.
 
-    *as_of* is the last moment (Unix seconds) at which every change was known to be applied.
-    *phase* is what the follower is doing: LOADING, CATCHING_UP or LIVE. *trouble* says in one sentence
-    why it is not LIVE, or "".
+    *as_of* is the last moment (Unix seconds) at which every change was known to be applied. *phase*
+    is what the follower is doing: LOADING, CATCHING_UP or LIVE. *trouble* says in one sentence why
+    it is not LIVE, or "".
     """
 
     phase: Phase = Phase.LOADING
@@ -39,6 +43,13 @@ class State:
     as_of: float = 0.0
     suspended: bool = False
     trouble: str = "The register is being loaded."
+
+    @property
+    def verified(self) -> View:
+        """The view. Raises NotAnswering if there is none yet."""
+        if self.view is None:
+            raise NotAnswering(f"The register is not ready. {self.trouble}", reason="NOT_LOADED")
+        return self.view
 
 
 Listener = Callable[[State], None]
@@ -50,6 +61,7 @@ class Replica:
     def __init__(self, staleness_s_max: float) -> None:
         self._staleness_s_max = staleness_s_max
         self._state = State()
+        self._refused_as_of = math.nan  # refused once, refused for good, wherever the clock goes
         self._listeners: tuple[Listener, ...] = ()
 
     @property
@@ -63,7 +75,9 @@ class Replica:
             listener(state)
 
     def listen(self, listener: Listener) -> None:
-        """Have *listener* called after each publication, in the publishing thread; it must not block."""
+        """Have *listener* called after each publication, in the publishing thread; it must not
+        block.
+        """
         self._listeners = (*self._listeners, listener)
 
     def phase(self, now: float) -> Phase:
@@ -71,24 +85,34 @@ class Replica:
         state = self._state
         if state.suspended:
             return Phase.SUSPENDED
-        if state.view is not None and self._is_stale(state, now):
+        if state.view is None:
+            return Phase.LOADING
+        if self._is_stale(state, now):
             return Phase.STALE
         return state.phase
 
     def answering_state(self, now: float) -> State:
-        """The state to answer from at *now*. Raises NotAnswering: there may be none, and never a guess."""
+        """The state to answer from at *now*. Raises NotAnswering: there may be none, and never a
+        guess.
+        """
         state = self._state
         if state.suspended:
             raise NotAnswering("All answers are suspended.", reason="SUSPENDED")
-        if state.view is None:
-            raise NotAnswering(f"The register is not ready. {state.trouble}", reason="NOT_LOADED")
-        if self._is_stale(state, now):
-            raise NotAnswering(
-                f"The register was last known to be complete {now - state.as_of:,.0f} s ago, over the "
-                f"limit of {self._staleness_s_max:,.0f} s.",
-                reason="STALE",
-            )
+        _ = state.verified
+        self.refuse_if_stale(state, now)
         return state
 
+    def refuse_if_stale(self, state: State, now: float) -> None:
+        """Raise NotAnswering if *state* is too old to be answered from at *now*."""
+        if self._is_stale(state, now):
+            raise NotAnswering(
+                "The register was last known to be complete too long ago: over the limit of "
+                f"{self._staleness_s_max:,.0f} s, or the clock was set back.",
+                reason="STALE",
+            )
+
     def _is_stale(self, state: State, now: float) -> bool:
-        return not now - state.as_of <= self._staleness_s_max
+        if not -CLOCK_BACK_S_MAX <= now - state.as_of <= self._staleness_s_max:
+            self._refused_as_of = state.as_of
+            return True
+        return state.as_of == self._refused_as_of

@@ -3,8 +3,8 @@
 A snapshot is a JSON header and two blocks of bytes:
 
 - `register`: the opted-out keys as a 32-bit Roaring bitmap in the portable format;
-- `links`: which keys belong to one person after `supersede`, as little-endian 32-bit pairs. It may be
-  absent; an older or foreign writer that knows no links writes only `register`.
+- `links`: which keys belong to one person after `supersede`, as little-endian 32-bit pairs. It may
+  be absent; an older or foreign writer that knows no links writes only `register`.
 
 The header holds `format`, `generation`, `seq`, `stream_id` (the feed's own name for the position
 that the register includes), `count`, `sha256` and `created_at`, and optionally `links_sha256`,
@@ -29,8 +29,11 @@ from ndoo.nhs_number import KEY_MAX
 from ndoo.revision import SEQ_MAX, Revision, is_generation
 
 FORMAT = 1
+HEADER_BYTES_MAX = 64 * 1024
 REGISTER_BYTES_MAX = 512 * 1024 * 1024
-"""Far over any register of people (10^8 random keys take 200 MB), far under what would hurt to hash."""
+"""Far over any register of people (10^8 random keys take 200 MB), far under what would hurt to
+hash.
+"""
 
 Links = tuple[tuple[int, ...], ...]
 """Groups of keys that belong to one person each, every group ascending and of two keys or more."""
@@ -59,7 +62,11 @@ class Packed:
 
 
 def pack(snapshot: Snapshot) -> Packed:
-    """*snapshot* in bytes. The bitmap is run-optimised first, which changes its form, not its content."""
+    """*snapshot* in bytes, read back once, so that what is written can be read.
+
+    The bitmap is run-optimised first, which changes its form, not its content. Raises
+    SnapshotRefused for what no reader would accept, such as an empty register.
+    """
     snapshot.keys.run_optimize()
     register = snapshot.keys.serialize()
     links = _pack_links(snapshot.links)
@@ -75,19 +82,24 @@ def pack(snapshot: Snapshot) -> Packed:
         "suspended": snapshot.suspended,
         "shrink_accepted": snapshot.shrink_accepted,
     }
-    return Packed(json.dumps(header, separators=(",", ":")).encode(), register, links)
+    packed = Packed(json.dumps(header, separators=(",", ":")).encode(), register, links)
+    unpack(packed)
+    return packed
 
 
 def unpack(packed: Packed) -> Snapshot:
     """The snapshot in *packed*, every claim of its header verified. Raises SnapshotRefused."""
     header = _read_header(packed.header)
     keys = _read_register(packed.register, header)
+    links = _read_links(packed.links, header)
+    if any((group[0] in keys) != (key in keys) for group in links for key in group):
+        raise _refused("LINKS", "has a person who is opted out under one number but not another")
     return Snapshot(
         revision=_revision(header),
         position=_text(header, "stream_id"),
         created_at=_text(header, "created_at"),
         keys=keys,
-        links=_read_links(packed.links, header),
+        links=links,
         suspended=_flag(header, "suspended"),
         shrink_accepted=_flag(header, "shrink_accepted"),
     )
@@ -97,10 +109,11 @@ def refuse_shrunken(new: Snapshot, current_count: int, shrink_max: float) -> Non
     """Raise SnapshotRefused if *new* holds too few opt-outs beside a register of *current_count*.
 
     People withdraw an opt-out one at a time; a register that loses more than the share *shrink_max*
-    at once has lost people's choices somewhere (in 2015-2018 a supplier lost 150,000 that way).
+    at once has lost people's choices somewhere (in 2015-2018 a supplier lost 150,000 that way). A
+    share that is not a number accepts no loss.
     """
     lost = current_count - len(new.keys)
-    if lost > current_count * shrink_max and not new.shrink_accepted:
+    if lost > 0 and not lost <= current_count * shrink_max and not new.shrink_accepted:
         raise SnapshotRefused(
             f"The new snapshot holds {len(new.keys):,} opt-outs where {current_count:,} are in use: "
             f"{lost / current_count:.1%} fewer, over the accepted {shrink_max:.1%}. If that is "
@@ -111,23 +124,28 @@ def refuse_shrunken(new: Snapshot, current_count: int, shrink_max: float) -> Non
 
 def _read_header(raw: bytes) -> Mapping[str, Any]:
     try:
-        header = json.loads(raw)
-    except ValueError:
+        header = json.loads(raw) if len(raw) <= HEADER_BYTES_MAX else None
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise _refused("HEADER", "has a header that is not a JSON object")
-    if header.get("format") != FORMAT or isinstance(header["format"], bool):
+    if _integer(header, "format") != FORMAT:
         raise _refused("FORMAT", f"is not of format {FORMAT}, the one this version reads")
     return header
 
 
 def _revision(header: Mapping[str, Any]) -> Revision:
-    generation, seq = _text(header, "generation"), header.get("seq")
+    generation, seq = _text(header, "generation"), _integer(header, "seq")
     if not is_generation(generation):
         raise _refused("HEADER", "has a header without a usable 'generation'")
-    if not isinstance(seq, int) or isinstance(seq, bool) or not 0 <= seq <= SEQ_MAX:
+    if seq is None or not 0 <= seq <= SEQ_MAX:
         raise _refused("HEADER", "has a header without a usable 'seq'")
     return Revision(generation, seq)
+
+
+def _integer(header: Mapping[str, Any], name: str) -> int | None:
+    value = header.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _text(header: Mapping[str, Any], name: str) -> str:
@@ -153,7 +171,9 @@ def _read_register(raw: bytes, header: Mapping[str, Any]) -> BitMap:
         keys = BitMap.deserialize(raw)
     except (ValueError, IndexError):
         raise _refused("NOT_ROARING", "does not hold a 32-bit Roaring bitmap") from None
-    if len(keys) != header.get("count"):
+    if len(keys.serialize()) != len(raw):
+        raise _refused("NOT_ROARING", "holds more than a 32-bit Roaring bitmap")
+    if len(keys) != _integer(header, "count"):
         raise _refused("COUNT", "does not hold as many opt-outs as its header says")
     if not keys:
         raise _refused("EMPTY", "is empty, and an empty register would clear everybody")
@@ -176,6 +196,8 @@ def _read_links(raw: bytes, header: Mapping[str, Any]) -> Links:
     for first, key in np.frombuffer(raw, dtype="<u4").reshape(-1, 2).tolist():
         groups.setdefault(first, [first]).append(key)
     links = tuple(tuple(group) for group in groups.values())
+    if sum(map(len, links)) != len({key for group in links for key in group}):
+        raise _refused("LINKS", "has links that give one number to two persons")
     if any(list(group) != sorted(set(group)) or group[-1] > KEY_MAX for group in links):
         raise _refused("LINKS", "has links that are not in order")
     return links

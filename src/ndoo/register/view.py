@@ -1,9 +1,9 @@
 """The readers' copy of the register: immutable, shared by all calls, one reference away.
 
-A view owns a table of page slots over an *arena*, the pages themselves. A batch of changes makes a new
-view: the pages it touches are copied into free slots of the same arena, and all others are shared, so
-publishing a change costs some tens of microseconds. Slots that no living view uses are taken
-again. What a view answers never changes: a stream takes it once and keeps it.
+A view owns a table of page slots over an *arena*, the pages themselves. A batch of changes makes a
+new view: the pages it touches are copied into free slots of the same arena, and all others are
+shared, so publishing a change costs some tens of microseconds. Slots that no living view uses are
+taken again. What a view answers never changes: a stream takes it once and keeps it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SPARE_SLOTS = 2048
 
 
 class Verdict(enum.IntEnum):
-    """May the record of this number be disclosed? Only CLEARED means yes. Values as in the proto."""
+    """May the record of this number be disclosed? Only CLEARED is a yes. Values as in the proto."""
 
     CLEARED = 1
     OPTED_OUT = 2
@@ -41,7 +41,8 @@ class Verdict(enum.IntEnum):
 class Answers:
     """What a view says of an array of numbers, in its order.
 
-    *cleared* and *invalid* hold one bit a number, least significant first, in ceil(count / 8) bytes.
+    *cleared* and *invalid* hold one bit a number, least significant first, in ceil(count / 8)
+    bytes; *invalid* is empty when no number is invalid.
     """
 
     count: int
@@ -97,15 +98,18 @@ class View:
         opt_outs = self.opt_outs + len(flips.opted_out) - len(flips.opted_in)
         touched = np.unique(np.concatenate([flips.opted_out, flips.opted_in]) >> kernel.PAGE_BITS)
         if not self._arena.has_room(len(touched)):
-            return self._moved().with_flips(flips, revision)
+            return self._moved(len(touched)).with_flips(flips, revision)
         pages = self._pages.copy()
-        pages[touched] = self._arena.copy(self._pages[touched], last_epoch=self.epoch)
+        pages[touched] = self._arena.copy_from(self._arena, self._pages[touched])
         self._arena.mark(flips.opted_out, True, pages)
         self._arena.mark(flips.opted_in, False, pages)
-        return View(self._arena, pages, opt_outs, revision)
+        view = View(self._arena, pages, opt_outs, revision)
+        # Last, so that a failure on the way leaves this view the newest and all its pages its own.
+        self._arena.retire(self._pages[touched], last_epoch=self.epoch)
+        return view
 
     def check(self, number: int | None) -> Verdict:
-        """The verdict on one number, given as an integer; None stands for what was not ten digits."""
+        """The verdict on one number as an integer; None stands for what was not ten digits."""
         if number is None or not nhs_number.is_valid(number):
             return Verdict.INVALID
         return Verdict.CLEARED if self._may_clear(number // 10) else Verdict.OPTED_OUT
@@ -132,17 +136,21 @@ class View:
         byte = self._arena.detail[slot * kernel.DETAIL_BYTES + (key % kernel.PAGE_KEYS) // 8]
         return bool(byte >> (key % 8) & 1)
 
-    def _moved(self) -> View:
-        """This view in an arena of its own: what to do when old views hold too many slots."""
+    def _moved(self, slots_to_come: int) -> View:
+        """The same view in an arena of its own, with room for *slots_to_come* more pages.
+
+        What to do when old views hold too many slots, or a batch touches more pages than are free.
+        """
         used = np.flatnonzero(self._pages != ALL_CLEARED)
-        arena = _Arena(len(used))
+        arena = _Arena(len(used) + slots_to_come)
         pages = np.full(PAGES, ALL_CLEARED, dtype=np.uint32)
         pages[used] = arena.copy_from(self._arena, self._pages[used])
         return View(arena, pages, self.opt_outs, self.revision)
 
 
 class _Arena:
-    """The pages of one line of views. Only the thread that publishes calls it; readers read its arrays.
+    """The pages of one line of views. Only the thread that publishes calls it; readers read its
+    arrays.
 
     Memory is reserved for the pages in use, half as many again and some, but costs nothing until a
     page is written.
@@ -177,13 +185,12 @@ class _Arena:
     def take(self, slots: int) -> npt.NDArray[np.uint32]:
         return np.array([self._free.pop() for _ in range(slots)], dtype=np.uint32)
 
-    def copy(self, slots: npt.NDArray[np.uint32], last_epoch: int) -> npt.NDArray[np.uint32]:
-        """Copies of *slots*, of which the view *last_epoch* is the last to use the originals."""
-        copies = self.copy_from(self, slots)
+    def retire(self, slots: npt.NDArray[np.uint32], last_epoch: int) -> None:
+        """Have *slots* taken back once the view *last_epoch*, and all before it, are gone."""
         self._retired.append((last_epoch, slots[slots != ALL_CLEARED]))
-        return copies
 
     def copy_from(self, other: _Arena, slots: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+        """Copies, in free slots of this arena, of *slots* of *other* (which may be this one)."""
         copies = self.take(len(slots))
         self._detail[copies] = other._detail[slots]
         self._summary[copies] = other._summary[slots]
@@ -200,8 +207,10 @@ class _Arena:
         return int(kernel.count_opted_out(pages, self.detail))
 
     def _reclaim(self) -> None:
-        while self._views and self._views[0]() is None:
+        # Each view is looked at once and held: readers drop views at any moment, and the second of
+        # two looks could find none where there are others behind it.
+        oldest = None
+        while self._views and (oldest := self._views[0]()) is None:
             self._views.popleft()
-        oldest = self._views[0]() if self._views else None
-        while self._retired and (oldest is None or self._retired[0][0] < oldest.epoch):
+        while oldest and self._retired and self._retired[0][0] < oldest.epoch:
             self._free.extend(self._retired.popleft()[1].tolist())

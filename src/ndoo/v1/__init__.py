@@ -1,0 +1,1 @@
+"""Generated from proto/ndoo/v1 by `make proto`."""

@@ -1,0 +1,49 @@
+"""The command `ndoo`. Everything a command needs beyond the base install is imported inside it."""
+
+from __future__ import annotations
+
+import click
+
+from ndoo import __version__
+from ndoo.cli.check import check
+from ndoo.cli.console import Commands, end_on_sigterm
+from ndoo.cli.demo import demo
+from ndoo.cli.load import load
+from ndoo.cli.record import record
+from ndoo.cli.serve import serve
+from ndoo.cli.snapshot import snapshot
+from ndoo.cli.status import status
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(version)s")
+def commands() -> None:
+    """Check who has opted out of disclosure: the National Data Opt-Out at memory speed.
+
+    \b
+    Try it, with nothing else set up:
+      ndoo demo
+    \b
+    Run a service from a list of opted-out NHS numbers:
+      ndoo load opted-out.dat --feed dir:./feed
+      ndoo serve --feed dir:./feed
+    \b
+    Use it, and keep it up to date:
+      ndoo check cohort.dat
+      ndoo record opt_out - --feed dir:./feed
+      ndoo status
+
+    A number that is not cleared must not be disclosed, for whatever reason it is not.
+
+    Exit codes: 0 done, 1 not done or not answered, 2 wrong usage, 130 interrupted.
+    """
+
+
+for _command in (check, demo, load, record, serve, snapshot, status):
+    commands.add_command(_command)
+
+
+def main() -> None:
+    """The entry point."""
+    end_on_sigterm()
+    commands.main(prog_name="ndoo")

@@ -1,0 +1,77 @@
+"""Files that appear whole or not at all.
+
+Content goes to a temporary file in the folder of the target, readable by its owner alone, and takes
+the target's name when everything is known to be right. Whatever ends earlier leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ndoo.errors import InputError
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raise InputError if *path* cannot become a new file, or is one and *force* is not given."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file.")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"There is no folder {path.parent}; make it first.")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists already; say --force to replace it.")
+
+
+class WholeFile:
+    """A file in the making. `publish` gives it its name."""
+
+    def __init__(self, target: Path, temporary: Path, file: BinaryIO, *, force: bool) -> None:
+        self._target = target
+        self._temporary = temporary
+        self._force = force
+        self.file = file
+
+    def publish(self) -> None:
+        """Everything written so far is right: let the file appear, durably."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        refuse_existing(self._target, force=self._force)
+        self._temporary.replace(self._target)
+
+
+@contextlib.contextmanager
+def whole_file(target: Path, *, force: bool) -> Iterator[WholeFile]:
+    """A file that becomes *target* when it is published, and is removed if it never is."""
+    refuse_existing(target, force=force)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    temporary = Path(name)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123  (a descriptor has no path)
+            yield WholeFile(target, temporary, file, force=force)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Spool:
+    """Output for a pipe, held back until `publish` copies all of it."""
+
+    def __init__(self, file: BinaryIO, pipe: BinaryIO) -> None:
+        self.file = file
+        self._pipe = pipe
+
+    def publish(self) -> None:
+        self.file.seek(0)
+        shutil.copyfileobj(self.file, self._pipe)
+        self._pipe.flush()
+
+
+@contextlib.contextmanager
+def spool(pipe: BinaryIO) -> Iterator[Spool]:
+    """Output that reaches *pipe* whole or not at all."""
+    with tempfile.TemporaryFile() as file:
+        yield Spool(file, pipe)

@@ -1,0 +1,133 @@
+"""`ndoo serve`: wires settings, feed, follower, gRPC and HTTP, and takes them down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ndoo.config import Settings
+
+if TYPE_CHECKING:
+    from ndoo.register.replica import Replica, State
+
+FIRST_REGISTER_S_MAX = 2.0
+"""How long "listening" waits for the first register, so that who waits for it finds answers."""
+
+
+def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """One flag for each setting, told once, in `config.Settings`."""
+    for field in reversed(dataclasses.fields(Settings)):
+        env, default = field.metadata["env"], field.default
+        flag = "--" + env.removeprefix("NDOO_").lower().replace("_", "-")
+        shown = "" if default is dataclasses.MISSING else f" Default: {default:,}." \
+            if isinstance(default, int | float) else f" Default: {default}."
+        text = f"{field.metadata['help']}{shown} [{env}]"
+        command = click.option(flag, field.name, metavar=field.type.upper(), help=text)(command)
+    return command
+
+
+@click.command(no_args_is_help=False)
+@_settings_options
+def serve(**overrides: Any) -> None:
+    """Answer checks over gRPC from the register in FEED, and keep it up to date.
+
+    \b
+    ndoo serve --feed dir:./feed
+    NDOO_FEED=redis://cache.internal:6379/0 ndoo serve --listen 0.0.0.0:50551
+
+    Logs JSON lines; the line with "event": "listening" names the two addresses once calls are welcome.
+    SIGTERM stops it in order: health says NOT_SERVING, running calls finish, exit 0.
+    """
+    settings = Settings.from_env(os.environ, **overrides)
+    import uvloop  # noqa: PLC0415  (the base install has no server)
+
+    uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    from ndoo.feed.follower import Follower
+    from ndoo.feed.url import open_feed
+    from ndoo.ops import logs
+    from ndoo.ops.http import HttpEndpoint
+    from ndoo.ops.metrics import Metrics
+    from ndoo.register.replica import Replica
+    from ndoo.server.server import Server, is_ready
+
+    logs.set_up(settings.log_level)
+    feed = open_feed(settings.feed, settings.prefix)
+    replica = Replica(settings.staleness_s_max)
+    replica.listen(_StateLog())
+    software = version("ndoo")
+    metrics = Metrics(replica, software)
+    follower = Follower(feed, replica, clock=time.time, observer=metrics)
+    server = Server(settings, replica, metrics, software)
+    grpc_address = await server.start()
+    http = HttpEndpoint(settings.http_listen, metrics.registry, lambda: is_ready(replica))
+    thread = threading.Thread(target=follower.run, name="follower")
+    stop = _stop_signal()
+    first_news = _first_news(replica)
+    thread.start()
+    await asyncio.wait({first_news}, timeout=FIRST_REGISTER_S_MAX)
+    logs.log_event("info", "listening", grpc=grpc_address, http=http.address, feed=feed.name)
+    await stop.wait()
+    logs.log_event("info", "stopping")
+    await server.stop()
+    follower.stop()
+    feed.close()
+    thread.join()
+    http.close()
+    logs.log_event("info", "stopped")
+
+
+class _StateLog:
+    """Logs each change of phase or trouble once, not each publication."""
+
+    def __init__(self) -> None:
+        self._last: tuple[object, ...] = ()
+
+    def __call__(self, state: State) -> None:
+        now = (state.phase, state.suspended, state.trouble)
+        if now == self._last:
+            return
+        self._last = now
+        view = state.view
+        log_event(
+            "warning" if state.trouble else "info",
+            "phase",
+            phase=state.phase.name,
+            suspended=state.suspended,
+            opt_outs=view.opt_outs if view else 0,
+            seq=view.revision.seq if view else 0,
+            trouble=state.trouble,
+        )
+
+
+def _stop_signal() -> asyncio.Event:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def _first_news(replica: Replica) -> asyncio.Future[None]:
+    """Done when the follower first has a register, or trouble, to tell of."""
+    loop = asyncio.get_running_loop()
+    news = loop.create_future()
+    first = replica.state.trouble
+
+    def on_publication(state: State) -> None:
+        if not news.done() and (state.view is not None or state.trouble not in {"", first}):
+            loop.call_soon_threadsafe(lambda: news.done() or news.set_result(None))
+
+    replica.listen(on_publication)
+    return news

@@ -1,0 +1,164 @@
+"""The feed in a local directory: the embedded default, which needs no server.
+
+Readers take no lock. A writer only ever appends whole lines, cuts off a line that has no newline
+yet, or puts whole files in place by renaming; so whatever a reader finds complete and matching its
+checksum stays as it is. See `ndoo.feed.log` for the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ndoo.errors import ChangeRefused, FeedEmpty, FeedUnavailable, SnapshotRefused
+from ndoo.feed import log
+from ndoo.feed.feed import CHANGES_PER_READ_MAX, Batch, HistoryChanged
+from ndoo.feed.log import Position, Segment
+from ndoo.feed.url import DirectoryUrl
+from ndoo.register import snapshot as snapshots
+from ndoo.register.changes import Change, decode
+from ndoo.register.snapshot import Snapshot
+from ndoo.revision import Revision
+
+POLL_S = 0.005
+READ_BYTES = 4 * 1024 * 1024
+
+
+class DirectoryFeed:
+    """See `ndoo.feed.feed.Feed`."""
+
+    def __init__(self, url: DirectoryUrl) -> None:
+        self._url = url
+        self._closed = threading.Event()
+        self._known = (os.stat_result(range(10)), "")  # of the snapshot file: what it was, and told
+
+    @property
+    def name(self) -> str:
+        return self._url.name
+
+    def load(self) -> Snapshot:
+        with self._errors():
+            try:
+                raw = (self._url.path / log.SNAPSHOT).read_bytes()
+            except FileNotFoundError:
+                raise FeedEmpty(
+                    f"{self.name} holds no register; load one with 'ndoo load'."
+                ) from None
+        snapshot = snapshots.unpack(log.decode_snapshot(raw))
+        if Position.parse(snapshot.position) is None:
+            raise SnapshotRefused(
+                "The snapshot's 'stream_id' is not a position in a log; write a new one with "
+                "'ndoo snapshot' or 'ndoo load'.",
+                reason="SNAPSHOT_POSITION",
+            )
+        return snapshot
+
+    def read(self, revision: Revision, position: str, wait_s: float) -> Batch:
+        start = Position.parse(position)
+        if start is None:
+            raise HistoryChanged("The position is not one of this feed.", reason="REWRITTEN")
+        deadline = time.monotonic() + wait_s
+        while True:
+            with self._errors():
+                batch = self._read(revision, start)
+            if batch.changes or not batch.complete or time.monotonic() >= deadline:
+                return batch
+            self._closed.wait(POLL_S)
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _read(self, revision: Revision, start: Position) -> Batch:
+        segment = Segment(revision.generation, start.first_seq)
+        try:
+            piece = _read_piece(self._url.path / segment.name, revision, start)
+        except FileNotFoundError:
+            self._refuse_other_generation(revision)
+            raise _trimmed(revision) from None
+        seq = piece.changes[-1].seq if piece.changes else revision.seq
+        following = Segment(revision.generation, seq + 1)
+        # The next segment is made when this one has ended for good.
+        if following != segment and self._exists(following):
+            if not piece.changes:
+                return self._read(revision, following.start)
+            return Batch(piece.changes, str(piece.position), complete=False)
+        # Segments go away oldest first: while this one is here, so are all that follow it.
+        if not self._exists(segment):
+            self._refuse_other_generation(revision)
+            raise _trimmed(revision)
+        self._refuse_other_generation(revision)
+        return Batch(piece.changes, str(piece.position), piece.at_end)
+
+    def _exists(self, segment: Segment) -> bool:
+        return (self._url.path / segment.name).exists()
+
+    def _refuse_other_generation(self, revision: Revision) -> None:
+        try:
+            generation = self._generation()
+        except (FileNotFoundError, SnapshotRefused):
+            generation = ""  # whoever loads it is told what is wrong with it
+        if generation != revision.generation:
+            raise HistoryChanged("The feed has started another history.", reason="OTHER_GENERATION")
+
+    def _generation(self) -> str:
+        """The generation of the snapshot now in place; the file is opened only when it changed."""
+        path = self._url.path / log.SNAPSHOT
+        now, (known, generation) = path.stat(), self._known
+        if (now.st_ino, now.st_mtime_ns, now.st_size) == (
+            known.st_ino, known.st_mtime_ns, known.st_size,
+        ):  # fmt: skip
+            return generation
+        file = os.open(path, os.O_RDONLY)
+        try:
+            self._known = (os.fstat(file), log.generation_in(file))
+        finally:
+            os.close(file)
+        return self._known[1]
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        if self._closed.is_set():
+            raise FeedUnavailable("The feed is closed.")
+        try:
+            yield
+        except OSError as error:
+            if not self._url.path.exists():
+                raise FeedEmpty(
+                    f"{self.name} does not exist; make it with 'ndoo load'."
+                ) from None
+            cause = os.strerror(error.errno) if error.errno else type(error).__name__
+            raise FeedUnavailable(f"{self.name} cannot be read: {cause}.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What was read of a segment: changes, the position after them, whether nothing followed."""
+
+    changes: tuple[Change, ...]
+    position: Position
+    at_end: bool
+
+
+def _read_piece(path: os.PathLike[str], revision: Revision, start: Position) -> _Piece:
+    raw = _read_bytes(path, start.offset)
+    own_end = raw.find(b"\n")
+    if own_end < 0:
+        raise HistoryChanged("The feed went back behind what was read.", reason="BACKWARDS")
+    if not log.is_at(raw[:own_end], start, revision):
+        raise HistoryChanged("The feed's history was rewritten.", reason="REWRITTEN")
+    changes: list[Change] = []
+    line_start, last_start = own_end + 1, 0
+    while (line_end := raw.find(b"\n", line_start)) >= 0 and len(changes) < CHANGES_PER_READ_MAX:
+        try:
+            changes.append(decode(log.decode_line(raw[line_start:line_end])))
+        except ChangeRefused:
+            if not changes:
+                return _confirm_damage()
+            break
+        last_start, line_start = line_start, line_end + 1
+    position = Position(start.first_seq, start.offset + last_start)
+    return _Piece(tuple(changes), position, at_end=line_end < 0 and len(raw) < READ_BYTES)

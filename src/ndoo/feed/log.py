@@ -1,0 +1,154 @@
+"""The form of a directory feed: which files there are, and how they prove themselves.
+
+    snapshot                         the register at one revision, replaced whole
+    changes-GENERATION-SEQ.log       a segment of the log; SEQ is the number of its first change
+    lock                             held by whoever writes
+
+A segment is lines. Each is the CRC-32 of the rest in eight hexadecimal digits, a space, and a flat
+JSON object of texts. The first line is the segment's header, every other is one change. A line
+without its newline is a write that was cut short, and not a change; a line with its newline that
+does not match its checksum is damage, wherever it stands.
+
+A position is `SEQ:OFFSET`: the segment and the byte at which the last line that was read begins, so
+that a reader meets its own last line again and sees whether the history is still the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ndoo.errors import ChangeRefused, SnapshotRefused
+from ndoo.register.snapshot import HEADER_BYTES_MAX, Packed
+from ndoo.revision import SEQ_MAX, Revision
+
+SNAPSHOT = "snapshot"
+LOCK = "lock"
+TEMPORARY = ".tmp"
+LINE_BYTES_MAX = 16 * 1024
+
+_SEGMENT = re.compile(r"changes-([A-Za-z0-9_-]{1,64})-([0-9]{19})\.log")
+_POSITION = re.compile(r"([1-9][0-9]{0,18}):(0|[1-9][0-9]{0,18})")
+_SNAPSHOT_LINE = re.compile(rb"ndoo-snapshot 1 ([0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,12})\n")
+_SNAPSHOT_LINE_BYTES_MAX = 64
+_LINE = re.compile(rb"[0-9a-f]{8} ")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Segment:
+    """One file of the log. Segments of one generation order by their first change."""
+
+    generation: str
+    first_seq: int
+
+    @property
+    def name(self) -> str:
+        return f"changes-{self.generation}-{self.first_seq:019d}.log"
+
+    @property
+    def header(self) -> bytes:
+        return encode_line({"generation": self.generation, "first_seq": str(self.first_seq)})
+
+    @property
+    def start(self) -> Position:
+        return Position(self.first_seq, 0)
+
+    @classmethod
+    def of_name(cls, name: str) -> Segment | None:
+        match = _SEGMENT.fullmatch(name)
+        return cls(match[1], int(match[2])) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the last line that was read begins, in the segment of *first_seq*."""
+
+    first_seq: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.first_seq}:{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position | None:
+        match = _POSITION.fullmatch(text)
+        if match is None or max(int(match[1]), int(match[2])) > SEQ_MAX:
+            return None
+        return cls(int(match[1]), int(match[2]))
+
+
+def segments(path: Path) -> list[Segment]:
+    """All segments in the directory *path*, of all generations, in order."""
+    return sorted(filter(None, map(Segment.of_name, os.listdir(path))))  # noqa: PTH208  (names only)
+
+
+def encode_line(fields: Mapping[str, str]) -> bytes:
+    body = json.dumps(fields, separators=(",", ":")).encode()
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def decode_line(line: bytes) -> dict[str, str]:
+    """The fields of *line*, given without its newline. Raises ChangeRefused."""
+    body = line[9:]
+    if not _LINE.match(line) or int(line[:8], 16) != zlib.crc32(body):
+        raise ChangeRefused("A line of the log does not match its checksum: it is damaged.")
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict) or not all(isinstance(text, str) for text in fields.values()):
+        raise ChangeRefused("A line of the log is not a JSON object of texts.")
+    return fields
+
+
+def is_at(line: bytes, position: Position, revision: Revision) -> bool:
+    """Whether *line*, standing at *position*, is what a reader at *revision* read last."""
+    try:
+        fields = decode_line(line)
+    except ChangeRefused:
+        return False
+    if position.offset == 0:
+        next_revision = (fields.get("generation"), fields.get("first_seq"))
+        return next_revision == (revision.generation, str(revision.seq + 1))
+    return fields.get("seq") == str(revision.seq)
+
+
+def encode_snapshot(packed: Packed) -> bytes:
+    sizes = (len(packed.header), len(packed.register), len(packed.links))
+    return b"ndoo-snapshot 1 %d %d %d\n" % sizes + packed.header + packed.register + packed.links
+
+
+def decode_snapshot(raw: bytes) -> Packed:
+    """What *raw* holds, its contents not yet verified. Raises SnapshotRefused."""
+    line = _SNAPSHOT_LINE.match(raw)
+    if line is None or line.end() + sum(map(int, line.groups())) != len(raw):
+        raise _not_whole()
+    header_end = line.end() + int(line[1])
+    register_end = header_end + int(line[2])
+    return Packed(raw[line.end() : header_end], raw[header_end:register_end], raw[register_end:])
+
+
+def generation_in(file: int) -> str:
+    """The generation that the header of the open snapshot *file* tells. Raises SnapshotRefused."""
+    raw = os.pread(file, _SNAPSHOT_LINE_BYTES_MAX + HEADER_BYTES_MAX, 0)
+    line = _SNAPSHOT_LINE.match(raw)
+    try:
+        header = json.loads(raw[line.end() : line.end() + int(line[1])]) if line else None
+    except (ValueError, RecursionError):
+        header = None
+    generation = header.get("generation") if isinstance(header, dict) else None
+    if not isinstance(generation, str):
+        raise _not_whole()
+    return generation
+
+
+def _not_whole() -> SnapshotRefused:
+    return SnapshotRefused(
+        "The snapshot file is damaged or cut short; write a new one with 'ndoo load'.",
+        reason="SNAPSHOT_FILE",
+    )

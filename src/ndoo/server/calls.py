@@ -1,0 +1,142 @@
+"""What stands around every method: counting, statuses, limits on streams, and the end of the
+service.
+
+Handlers are registered with raw bytes on both sides, so that a bulk message is never copied into
+objects, and a message that cannot be read gets a proper status instead of a traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+
+from ndoo.errors import NdooError
+from ndoo.ops.logs import log_event
+from ndoo.ops.metrics import CallMetrics, Metrics
+from ndoo.server.service import Service
+from ndoo.server.status import Busy, ShuttingDown, refusal
+
+SERVICE_NAME = "ndoo.v1.OptOutCheck"
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Unary = Callable[[bytes, float | None], Awaitable[bytes]]
+Stream = Callable[[AsyncIterator[bytes], float | None], AsyncIterator[bytes]]
+
+
+class Calls:
+    """The methods of *service* as gRPC handlers."""
+
+    def __init__(self, service: Service, metrics: Metrics, streams_max: int) -> None:
+        self._metrics = metrics
+        self._streams_max = streams_max
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._ending = False
+        self._handlers = {
+            "Check": self._unary("Check", service.check),
+            "BatchCheck": self._unary("BatchCheck", service.batch_check),
+            "StreamCheck": self._stream("StreamCheck", service.stream_check),
+            "GetRegister": self._unary("GetRegister", service.get_register),
+        }
+
+    def generic_handler(self) -> grpc.GenericRpcHandler:
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, self._handlers)
+
+    def end_streams(self) -> None:
+        """End every running stream at its next step, with a status that says: retry elsewhere."""
+        self._ending = True
+        for task in self._streams:
+            task.cancel()
+
+    def _unary(self, name: str, method: Unary) -> grpc.RpcMethodHandler[Any, Any]:
+        metrics = self._metrics.call("unary", SERVICE_NAME, name)
+
+        async def handle(message: bytes, context: Context) -> bytes:
+            started = time.perf_counter()
+            metrics.start()
+            metrics.received()
+            try:
+                response = await method(message, context.time_remaining())
+            except asyncio.CancelledError:
+                metrics.finish("CANCELLED", time.perf_counter() - started)
+                raise
+            except Exception as error:  # noqa: BLE001  (the table decides what a caller is told)
+                await self._end(context, error, metrics, started)
+            metrics.sent()
+            metrics.finish("OK", time.perf_counter() - started)
+            return response
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _stream(self, name: str, method: Stream) -> grpc.RpcMethodHandler[Any, Any]:
+        metrics = self._metrics.call("bidi_stream", SERVICE_NAME, name)
+
+        async def handle(messages: AsyncIterator[bytes], context: Context) -> None:
+            started = time.perf_counter()
+            metrics.start()
+            task = asyncio.current_task()
+            try:
+                self._admit(task)
+                async for response in method(_counted(messages, metrics), context.time_remaining()):
+                    await context.write(response)
+                    metrics.sent()
+            except asyncio.CancelledError:
+                if not self._ending:
+                    metrics.finish("CANCELLED", time.perf_counter() - started)
+                    raise
+                await self._end(context, _shutting_down(), metrics, started)
+            except Exception as error:  # noqa: BLE001  (the table decides what a caller is told)
+                await self._end(context, error, metrics, started)
+            finally:
+                self._dismiss(task)
+            metrics.finish("OK", time.perf_counter() - started)
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    def _admit(self, task: asyncio.Task[Any] | None) -> None:
+        if self._ending:
+            raise _shutting_down()
+        if len(self._streams) >= self._streams_max:
+            raise Busy(
+                f"All {self._streams_max} streams of this replica are in use; try again soon."
+            )
+        if task is not None:
+            self._streams.add(task)
+        self._metrics.streams_in_flight.set(len(self._streams))
+
+    def _dismiss(self, task: asyncio.Task[Any] | None) -> None:
+        if task is not None:
+            self._streams.discard(task)
+        self._metrics.streams_in_flight.set(len(self._streams))
+
+    async def _end(
+        self, context: Context, error: Exception, metrics: CallMetrics, started: float
+    ) -> NoReturn:
+        refused = refusal(error)
+        metrics.finish(refused.code.name, time.perf_counter() - started)
+        self._metrics.count_refusal(refused.reason)
+        if not isinstance(error, NdooError):
+            # The text of a foreign error may hold what a caller sent; its type and place may not.
+            log_event("error", "call_failed", error=type(error).__name__, where=_place(error))
+        await context.abort(refused.code, refused.sentence, trailing_metadata=refused.metadata)
+        raise RuntimeError("abort always raises")
+
+
+async def _counted(messages: AsyncIterator[bytes], metrics: CallMetrics) -> AsyncIterator[bytes]:
+    async for message in messages:
+        metrics.received()
+        yield message
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("This server is stopping; call again and another one answers.")
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}"

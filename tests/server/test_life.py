@@ -1,0 +1,218 @@
+"""Up and down: health, reflection, probes, the order of stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.error
+import urllib.request
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from ndoo.errors import InputError
+from ndoo.ops.http import HttpEndpoint
+from ndoo.server.server import is_ready
+from ndoo.v1 import check_pb2
+from server.conftest import NUMBERS, House, MakeHouse
+from support.answers import refused
+
+SERVICE = "ndoo.v1.OptOutCheck"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+NUMBER = int(NUMBERS[0])
+
+
+async def health_of(house: House, service: str) -> int:
+    stub = health_pb2_grpc.HealthStub(house.channel)
+    return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status
+
+
+async def until_health(house: House, wanted: int) -> None:
+    stub = health_pb2_grpc.HealthStub(house.channel)
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+    async for update in watch:
+        if update.status == wanted:
+            watch.cancel()
+            return
+
+
+async def test_liveness_does_not_wait_for_a_register(make_house: MakeHouse) -> None:
+    house = await make_house()
+    assert await health_of(house, "") == SERVING
+    assert await health_of(house, SERVICE) == NOT_SERVING
+
+
+async def test_readiness_follows_the_register(make_house: MakeHouse) -> None:
+    house = await make_house()
+    house.publish({NUMBER})
+    await until_health(house, SERVING)
+    house.publish({NUMBER}, suspended=True)
+    await until_health(house, NOT_SERVING)
+    house.publish({NUMBER})
+    await until_health(house, SERVING)
+    house.publish({NUMBER}, as_of=time.time() - 90_000)
+    await until_health(house, NOT_SERVING)
+    assert await health_of(house, "") == SERVING
+
+
+async def test_running_calls_finish_before_the_server_stops(house: House) -> None:
+    call = house.stub.StreamCheck()
+    request = check_pb2.StreamCheckRequest(nhs_numbers=[NUMBER])
+    await call.write(request)
+    await call.read()
+    stopping = asyncio.create_task(house.server.stop())
+    await until_health_gone(house)
+    await call.write(request)
+    assert (await call.read()).chunk.count == 1
+    await call.done_writing()
+    assert (await call.read()).summary.counts.received == 2
+    await stopping
+
+
+async def test_new_calls_are_refused_while_stopping(house: House) -> None:
+    call = house.stub.StreamCheck()
+    await call.write(check_pb2.StreamCheckRequest(nhs_numbers=[NUMBER]))
+    await call.read()
+    stopping = asyncio.create_task(house.server.stop())
+    await until_health_gone(house)
+    async with grpc.aio.insecure_channel(house.address) as fresh:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await fresh.unary_unary(f"/{SERVICE}/Check")(b"", timeout=5)
+    assert caught.value.code() in {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+    }
+    call.cancel()
+    await stopping
+
+
+@pytest.mark.parametrize("idle", [True, False])
+async def test_a_stream_that_outlives_the_grace_is_told_to_retry(
+    make_house: MakeHouse, idle: bool
+) -> None:
+    house = await make_house(grace_s=0.05)
+    house.publish({NUMBER})
+    call = house.stub.StreamCheck()
+    request = check_pb2.StreamCheckRequest(nhs_numbers=[NUMBER])
+    await call.write(request)
+    chunks = [await call.read()]
+    stopping = asyncio.create_task(house.server.stop())
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        while True:
+            if not idle:
+                await call.write(request)
+            response = await call.read()
+            assert response.WhichOneof("message") == "chunk", "no summary of half a stream"
+            chunks.append(response)
+    await stopping
+    got = refused(caught.value)
+    assert (got.code, got.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+    assert got.retry_s > 0
+
+
+async def test_a_port_in_use_is_one_clear_sentence(make_house: MakeHouse) -> None:
+    house = await make_house()
+    with pytest.raises(InputError, match="Cannot listen on"):
+        await make_house(listen=house.address)
+
+
+async def test_a_stock_client_with_reflection_alone(house: House) -> None:
+    """Descriptors from the server, messages made from them: no file of this project is needed."""
+    pool = descriptor_pool.DescriptorPool()
+    for file in await reflected_files(house.channel, SERVICE):
+        pool.Add(file)
+    methods = pool.FindServiceByName(SERVICE).methods_by_name
+    assert list(methods) == ["Check", "BatchCheck", "StreamCheck", "CheckSet", "GetRegister"]
+
+    def classes(name: str) -> tuple[type, type]:
+        method = methods[name]
+        return tuple(
+            message_factory.GetMessageClass(kind)
+            for kind in (method.input_type, method.output_type)
+        )
+
+    async def unary(name: str, **fields: object) -> object:
+        request, response = classes(name)
+        call = house.channel.unary_unary(
+            f"/{SERVICE}/{name}", request.SerializeToString, response.FromString
+        )
+        return await call(request(**fields))
+
+    opted_out, cleared = NUMBER, int(NUMBERS[1])
+    assert (await unary("Check", nhs_number=f"{opted_out:010d}")).verdict == 2
+    assert (await unary("Check", nhs_number=f"{cleared:010d}")).verdict == 1
+    assert (await unary("Check", nhs_number="999")).verdict == 3
+    batch = await unary("BatchCheck", nhs_numbers=[opted_out, cleared, 999])
+    assert (batch.cleared, batch.invalid) == (b"\x02", b"\x04")
+    assert (await unary("GetRegister")).opt_outs == len(house.opted_out)
+    request, response = classes("StreamCheck")
+    stream = house.channel.stream_stream(
+        f"/{SERVICE}/StreamCheck", request.SerializeToString, response.FromString
+    )
+    got = [
+        answer async for answer in stream(iter([request(nhs_numbers=[opted_out, cleared, 999])]))
+    ]
+    assert (got[0].chunk.cleared, got[0].chunk.invalid) == (b"\x02", b"\x04")
+    assert got[1].summary.counts.received == 3
+
+
+async def reflected_files(channel: grpc.aio.Channel, symbol: str) -> list[FileDescriptorProto]:
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
+    call = stub.ServerReflectionInfo(iter([request]))
+    answer = await call.read()
+    call.cancel()
+    files = [
+        FileDescriptorProto.FromString(raw)
+        for raw in answer.file_descriptor_response.file_descriptor_proto
+    ]
+    return sorted(files, key=lambda file: len(file.dependency))
+
+
+async def until_health_gone(house: House) -> None:
+    """Until the server has begun to stop: NOT_SERVING is the first thing it does."""
+    while house.server._health._server_status[SERVICE] != NOT_SERVING:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+def fetch(address: str, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+async def test_http_endpoint(make_house: MakeHouse) -> None:
+    house = await make_house()
+    endpoint = HttpEndpoint(
+        "127.0.0.1:0", house.metrics.registry, lambda: is_ready(house.replica)
+    )
+    try:
+        assert await asyncio.to_thread(fetch, endpoint.address, "/livez") == (200, "alive\n")
+        assert (await asyncio.to_thread(fetch, endpoint.address, "/readyz"))[0] == 503
+        house.publish({NUMBER})
+        assert await asyncio.to_thread(fetch, endpoint.address, "/readyz") == (200, "ready\n")
+        assert (await asyncio.to_thread(fetch, endpoint.address, "/other"))[0] == 404
+        status, text = await asyncio.to_thread(fetch, endpoint.address, "/metrics")
+        assert status == 200
+        for line in (
+            "ndoo_opt_outs 1.0",
+            'ndoo_phase{phase="live"} 1.0',
+            'ndoo_phase{phase="stale"} 0.0',
+            "ndoo_revision_seq 0.0",
+            'ndoo_numbers_total{rpc="StreamCheck",verdict="cleared"} 0.0',
+        ):
+            assert line in text.splitlines()
+        assert "process_resident_memory_bytes" in text
+        with pytest.raises(InputError, match="Cannot listen on"):
+            HttpEndpoint(endpoint.address, house.metrics.registry, lambda: True)
+    finally:
+        endpoint.close()
