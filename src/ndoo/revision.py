@@ -3,7 +3,8 @@
 A generation is the identity of one continuous history; only a full load from the source starts a
 new one. Within it every change adds one to the sequence number. Callers see a revision as an
 opaque token, which carries the generation too: a position alone would mean another state in
-another history.
+another history. It carries a checksum as well: a token that lost its last characters on the way
+would otherwise name an earlier revision, and be reached at once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import base64
 import binascii
 import re
 import uuid
+import zlib
 from dataclasses import dataclass
 
 from ndoo.errors import BadToken
@@ -19,7 +21,7 @@ from ndoo.errors import BadToken
 SEQ_MAX = 2**63 - 1
 
 _GENERATION = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_TOKEN_BODY = re.compile(r"1:([A-Za-z0-9_-]{1,64}):(0|[1-9][0-9]{0,18})")
+_TOKEN_BODY = re.compile(r"1:([A-Za-z0-9_-]{1,64}):(0|[1-9][0-9]{0,18}):[0-9a-f]{8}")
 _TOKEN_CHARS_MAX = 128
 
 
@@ -50,6 +52,7 @@ class Revision:
     def token(self) -> str:
         """The revision as callers see it: opaque, printable, safe in a header or a URL."""
         body = f"1:{self.generation}:{self.seq}"
+        body += f":{zlib.crc32(body.encode()):08x}"
         return base64.urlsafe_b64encode(body.encode()).decode().rstrip("=")
 
     @classmethod

@@ -67,11 +67,10 @@ def test_beyond_ten_digits_is_invalid_whatever_its_low_digits():
     assert TABLES.check(wrapped).cleared_count == 0
 
 
-def test_around_every_sampled_multiple_of_100_000():
-    rng = np.random.default_rng(4)
-    multiples = rng.integers(0, 100_001, 60_000, dtype=np.uint64) * np.uint64(100_000)
-    ends = np.arange(99_990, 100_003, dtype=np.uint64) * np.uint64(100_000)
-    for base in (multiples, ends, np.array([2**31, 2**32, 2**33], dtype=np.uint64)):
+def test_around_every_multiple_of_100_000():
+    # Division into halves is monotone: right on both sides of each step, it is right everywhere.
+    multiples = np.arange(100_003, dtype=np.uint64) * np.uint64(100_000)
+    for base in (multiples, np.array([2**31, 2**32, 2**33], dtype=np.uint64)):
         for off in (-2, -1, 0, 1, 2):
             agree(TABLES, base + np.uint64(off % 2**64))
 
@@ -94,8 +93,8 @@ def test_repdigits_and_their_neighbours():
 def test_digit_arithmetic_for_every_half(seed: int):
     """Every upper half with lower halves of each residue modulo 11, and the other way round.
 
-    Validity depends on the sum of what the two halves contribute, modulo 11. A half that were weighed
-    wrongly would be valid with the wrong one of eleven residues.
+    Validity depends on the sum of what the two halves contribute, modulo 11. A half that is weighed
+    wrongly is valid with the wrong one of eleven residues.
     """
     rng = np.random.default_rng(seed)
     every = np.arange(100_000, dtype=np.uint64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from string import digits
 
 import nhs_number as oracle
 import numpy as np
@@ -18,7 +19,7 @@ from ndoo.nhs_number import KEY_MAX, NOT_A_NUMBER, NUMBER_MAX, REPDIGIT, Fault
 VALID = 9_990_000_026
 REPDIGITS = [REPDIGIT * digit for digit in range(10)]
 KEYS = st.integers(0, KEY_MAX)
-FULL_WIDTH = str.maketrans("0123456789", "".join(chr(0xFF10 + digit) for digit in range(10)))
+FULL_WIDTH = str.maketrans(digits, "".join(chr(0xFF10 + digit) for digit in range(10)))
 
 NOT_TEN_DIGITS = [
     "",
@@ -126,6 +127,17 @@ def test_each_key_has_one_valid_number_or_none():
         ]
 
 
+def test_the_check_digit_of_every_three_digits_in_each_place():
+    rng = random.Random(8)
+    for place in (1, 1_000, 1_000_000):
+        for three in range(1_000):
+            rest = rng.randint(0, KEY_MAX)
+            key = rest - rest // place % 1_000 * place + three * place
+            weighted = sum(int(d) * w for d, w in zip(f"{key:09d}", range(10, 1, -1)))
+            digit = (11 - weighted % 11) % 11
+            assert nhs_number.check_digit(key) == (None if digit == 10 else digit)
+
+
 def test_what_is_no_key_has_no_check_digit():
     beyond = [-1, KEY_MAX + 1, VALID, 2**32, 2**32 + VALID // 10, 2**63, -(2**63)]
     assert [nhs_number.check_digit(key) for key in beyond] == [None] * len(beyond)
@@ -138,10 +150,10 @@ def test_what_is_no_key_has_no_check_digit():
 @CORE
 @given(st.lists(KEYS, max_size=40))
 def test_numbers_of_keys(keys: list[int]):
-    digits = [nhs_number.check_digit(key) for key in keys]
-    assert nhs_number.check_digits(keys).tolist() == [10 if d is None else d for d in digits]
+    tenth = [nhs_number.check_digit(key) for key in keys]
+    assert nhs_number.check_digits(keys).tolist() == [10 if d is None else d for d in tenth]
     usable = [
-        key for key, d in zip(keys, digits) if d is not None and nhs_number.is_valid(key * 10 + d)
+        key for key, d in zip(keys, tenth) if d is not None and nhs_number.is_valid(key * 10 + d)
     ]
     numbers = nhs_number.numbers_of(usable)
     assert nhs_number.valid(numbers).all()
@@ -216,7 +228,7 @@ def test_the_published_implementation_differs_in_text_as_we_know():
 
 
 @CORE
-@given(st.text("0123456789 -+.\u0660\uff19\x00n", max_size=14) | st.text(max_size=14))
+@given(st.text(digits + " -+.\u0660\uff19\x00n", max_size=14) | st.text(max_size=14))
 def test_text_is_read_as_published_but_for_spaces_and_other_digits(text: str):
     published = oracle.standardise_format(text)
     plain = text.isascii() and text == text.strip()
@@ -227,7 +239,7 @@ ANY_TEXT = st.one_of(
     st.sampled_from(NOT_TEN_DIGITS),
     st.integers(0, NUMBER_MAX).map(lambda number: f"{number:010d}"),
     st.integers(0, NUMBER_MAX).flatmap(lambda number: st.sampled_from(forms(number))),
-    st.text("0123456789 -", min_size=9, max_size=13),
+    st.text(digits + " -", min_size=9, max_size=13),
     st.text(max_size=13),
     st.text(st.characters(categories=["Cs", "Nd", "So"]), min_size=9, max_size=13),
 )

@@ -11,6 +11,8 @@ import os
 import re
 import signal
 import sys
+import traceback
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -48,15 +50,13 @@ class Commands(click.Group):
             result = super().main(*args, **kwargs)
             sys.stdout.flush()
         except click.exceptions.Abort:
-            _end("Interrupted; nothing was left half done.", INTERRUPTED)
+            _end("Interrupted.", INTERRUPTED)
         except click.UsageError as error:
             _end(_usage(error), WRONG_USAGE)
         except click.ClickException as error:
             _end(error.format_message(), FAILED)
         except (NdooError, ClientError) as error:
             _end(str(error), FAILED)
-        except ModuleNotFoundError as error:
-            _end(_missing(error), FAILED)
         except BrokenPipeError:
             # Whoever read the output has gone; the interpreter's last flush must not complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,11 +84,20 @@ def _usage(error: click.UsageError) -> str:
     return f"{sentence}; see '{command} --help'."
 
 
-def _missing(error: ModuleNotFoundError) -> str:
-    package = (error.name or "").partition(".")[0]
+def _missing_package(error: Exception) -> str | None:
+    """What to install, if *error* says that a package of the server is not there."""
+    name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    package = name.partition(".")[0]
     if package not in _SERVER_PACKAGES:
-        raise error
+        return None
     return (
         f"This command needs the package {package}, which the base install does not bring; "
         "install it with: pip install 'ndoo[server]'"
     )
+
+
+def _fault_of_ours(error: Exception) -> str:
+    """Kind and place of an error that nobody foresaw; its own words may hold what a user typed."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}, line {place.lineno}"
+    return f"This is a fault in ndoo: {type(error).__name__} in {where}; please report it."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import click
 
-from ndoo import __version__
 from ndoo.cli.check import check
 from ndoo.cli.console import Commands, end_on_sigterm
 from ndoo.cli.demo import demo
@@ -16,7 +17,7 @@ from ndoo.cli.status import status
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="%(version)s")
+@click.version_option(version("ndoo"), message="%(version)s")
 def commands() -> None:
     """Check who has opted out of disclosure: the National Data Opt-Out at memory speed.
 
@@ -36,7 +37,7 @@ def commands() -> None:
     A number that is not cleared must not be disclosed, for whatever reason it is not.
 
     Exit codes: 0 done, 1 not done or not answered, 2 wrong usage, 130 interrupted.
-    """
+    """  # noqa: D301  (\b is for click)
 
 
 for _command in (check, demo, load, record, serve, snapshot, status):

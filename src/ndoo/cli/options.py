@@ -1,21 +1,33 @@
-"""Options that several commands share."""
+"""What several commands share: options, and the two things they connect to."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
+import grpc
 
-from ndoo.errors import InputError
+from ndoo.client import CallFailed, ClientError, open_channel
+from ndoo.config import Settings
 
 if TYPE_CHECKING:
     from ndoo.publish.publisher import Publisher
 
 DEFAULT_TARGET = "127.0.0.1:50551"
 _TARGET = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
+
+
+def checked_target(_context: click.Context, _parameter: click.Parameter, target: str) -> str:
+    """*target* if it reads HOST:PORT. Raises BadParameter."""
+    match = _TARGET.fullmatch(target)
+    if match is None or not 1 <= int(match[1]) <= 65_535:
+        raise click.BadParameter(f"it must be HOST:PORT, for example {DEFAULT_TARGET}")
+    return target
+
 
 feed_option = click.option(
     "--feed",
@@ -28,6 +40,7 @@ target_option = click.option(
     metavar="HOST:PORT",
     default=DEFAULT_TARGET,
     show_default=True,
+    callback=checked_target,
     help="The service to ask.",
 )
 
@@ -38,23 +51,26 @@ column_option = click.option(
 )
 
 
-def checked_target(target: str) -> str:
-    """*target* if it reads HOST:PORT. Raises InputError."""
-    match = _TARGET.fullmatch(target)
-    if match is None or not 1 <= int(match[1]) <= 65_535:
-        raise InputError("--target must be HOST:PORT, for example 127.0.0.1:50551.")
-    return target
-
-
-def publisher_for(feed: str | None) -> Publisher:
-    """Who writes to *feed*, or to NDOO_FEED. To be closed. Raises InputError, FeedUnavailable."""
-    from ndoo.config import Settings  # noqa: PLC0415
+@contextlib.contextmanager
+def publisher_to(feed: str | None) -> Iterator[Publisher]:
+    """Who writes to *feed*, or to NDOO_FEED if it is None. Raises InputError, FeedUnavailable."""
     from ndoo.publish.open import open_publisher  # noqa: PLC0415  (the base install cannot)
 
     settings = Settings.from_env(os.environ, feed=feed)
-    return open_publisher(settings.feed, settings.prefix)
+    with contextlib.closing(open_publisher(settings.feed, settings.prefix)) as publisher:
+        yield publisher
 
 
-def file_name(path: str) -> str:
-    """The last part of *path*, which is enough to say which file is meant."""
-    return Path(path).name
+@contextlib.contextmanager
+def channel_to(target: str) -> Iterator[grpc.Channel]:
+    """A channel to *target*. Failures that are none of the service's own name the target."""
+    with open_channel(target) as channel:
+        try:
+            yield channel
+        except CallFailed as error:
+            if error.reason or error.code is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            raise ClientError(
+                f"No service answers at {target}; start one with 'ndoo serve', or name the right "
+                "one with --target."
+            ) from None

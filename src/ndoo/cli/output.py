@@ -48,7 +48,9 @@ class WholeFile:
 def whole_file(target: Path, *, force: bool) -> Iterator[WholeFile]:
     """A file that becomes *target* when it is published, and is removed if it never is."""
     refuse_existing(target, force=force)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    descriptor, name = tempfile.mkstemp(
+        prefix=f".{target.name}.", suffix=".part", dir=target.parent
+    )
     temporary = Path(name)
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123  (a descriptor has no path)

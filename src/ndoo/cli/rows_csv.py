@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ndoo import nhs_number
-from ndoo.cli.rows import BYTE_ORDER_MARK, LINE_BYTES_MAX, ROWS_PER_BLOCK_MAX, Block
+from ndoo.cli.block import BYTE_ORDER_MARK, LINE_BYTES_MAX, ROWS_PER_BLOCK_MAX, Block
 from ndoo.errors import InputError
 
 _BYTES_PER_BLOCK = 4 * 1024 * 1024

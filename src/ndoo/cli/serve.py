@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ndoo.config import Settings
+from ndoo.ops.logs import log_event, set_up
 
 if TYPE_CHECKING:
     from ndoo.register.replica import Replica, State
@@ -28,8 +29,13 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
     for field in reversed(dataclasses.fields(Settings)):
         env, default = field.metadata["env"], field.default
         flag = "--" + env.removeprefix("NDOO_").lower().replace("_", "-")
-        shown = "" if default is dataclasses.MISSING else f" Default: {default:,}." \
-            if isinstance(default, int | float) else f" Default: {default}."
+        shown = (
+            ""
+            if default is dataclasses.MISSING
+            else f" Default: {default:,}."
+            if isinstance(default, int | float)
+            else f" Default: {default}."
+        )
         text = f"{field.metadata['help']}{shown} [{env}]"
         command = click.option(flag, field.name, metavar=field.type.upper(), help=text)(command)
     return command
@@ -56,13 +62,12 @@ def serve(**overrides: Any) -> None:
 async def _serve(settings: Settings) -> None:
     from ndoo.feed.follower import Follower
     from ndoo.feed.url import open_feed
-    from ndoo.ops import logs
     from ndoo.ops.http import HttpEndpoint
     from ndoo.ops.metrics import Metrics
     from ndoo.register.replica import Replica
     from ndoo.server.server import Server, is_ready
 
-    logs.set_up(settings.log_level)
+    set_up(settings.log_level)
     feed = open_feed(settings.feed, settings.prefix)
     replica = Replica(settings.staleness_s_max)
     replica.listen(_StateLog())
@@ -77,15 +82,14 @@ async def _serve(settings: Settings) -> None:
     first_news = _first_news(replica)
     thread.start()
     await asyncio.wait({first_news}, timeout=FIRST_REGISTER_S_MAX)
-    logs.log_event("info", "listening", grpc=grpc_address, http=http.address, feed=feed.name)
+    log_event("info", "listening", grpc=grpc_address, http=http.address, feed=feed.name)
     await stop.wait()
-    logs.log_event("info", "stopping")
+    log_event("info", "stopping")
     await server.stop()
     follower.stop()
-    feed.close()
     thread.join()
     http.close()
-    logs.log_event("info", "stopped")
+    log_event("info", "stopped")
 
 
 class _StateLog:

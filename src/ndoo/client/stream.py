@@ -52,8 +52,8 @@ def check_stream(
 ) -> CheckStream:
     """Check *chunks*, arrays of 1 to 131,072 numbers each, in one call, all at one revision.
 
-    *at_least_as_fresh* and *exactly_at* are revision tokens, as in the proto. *timeout_s* counts for
-    the whole call.
+    *at_least_as_fresh* and *exactly_at* are revision tokens, as in the proto. *timeout_s* is for
+    the call as a whole.
     """
     tokens = check_pb2.StreamCheckRequest(
         at_least_as_fresh=at_least_as_fresh, exactly_at=exactly_at

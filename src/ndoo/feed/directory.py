@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from ndoo.errors import ChangeRefused, FeedEmpty, FeedUnavailable, SnapshotRefused
 from ndoo.feed import log
@@ -25,7 +26,7 @@ from ndoo.register.snapshot import Snapshot
 from ndoo.revision import Revision
 
 POLL_S = 0.005
-READ_BYTES = 4 * 1024 * 1024
+READ_BYTES = 1024 * 1024
 
 
 class DirectoryFeed:
@@ -34,7 +35,6 @@ class DirectoryFeed:
     def __init__(self, url: DirectoryUrl) -> None:
         self._url = url
         self._closed = threading.Event()
-        self._known = (os.stat_result(range(10)), "")  # of the snapshot file: what it was, and told
 
     @property
     def name(self) -> str:
@@ -98,26 +98,11 @@ class DirectoryFeed:
 
     def _refuse_other_generation(self, revision: Revision) -> None:
         try:
-            generation = self._generation()
+            generation = log.generation_of(self._url.path)
         except (FileNotFoundError, SnapshotRefused):
             generation = ""  # whoever loads it is told what is wrong with it
         if generation != revision.generation:
             raise HistoryChanged("The feed has started another history.", reason="OTHER_GENERATION")
-
-    def _generation(self) -> str:
-        """The generation of the snapshot now in place; the file is opened only when it changed."""
-        path = self._url.path / log.SNAPSHOT
-        now, (known, generation) = path.stat(), self._known
-        if (now.st_ino, now.st_mtime_ns, now.st_size) == (
-            known.st_ino, known.st_mtime_ns, known.st_size,
-        ):  # fmt: skip
-            return generation
-        file = os.open(path, os.O_RDONLY)
-        try:
-            self._known = (os.fstat(file), log.generation_in(file))
-        finally:
-            os.close(file)
-        return self._known[1]
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -126,10 +111,6 @@ class DirectoryFeed:
         try:
             yield
         except OSError as error:
-            if not self._url.path.exists():
-                raise FeedEmpty(
-                    f"{self.name} does not exist; make it with 'ndoo load'."
-                ) from None
             cause = os.strerror(error.errno) if error.errno else type(error).__name__
             raise FeedUnavailable(f"{self.name} cannot be read: {cause}.") from None
 
@@ -143,7 +124,7 @@ class _Piece:
     at_end: bool
 
 
-def _read_piece(path: os.PathLike[str], revision: Revision, start: Position) -> _Piece:
+def _read_piece(path: Path, revision: Revision, start: Position) -> _Piece:
     raw = _read_bytes(path, start.offset)
     own_end = raw.find(b"\n")
     if own_end < 0:
@@ -151,14 +132,35 @@ def _read_piece(path: os.PathLike[str], revision: Revision, start: Position) -> 
     if not log.is_at(raw[:own_end], start, revision):
         raise HistoryChanged("The feed's history was rewritten.", reason="REWRITTEN")
     changes: list[Change] = []
-    line_start, last_start = own_end + 1, 0
-    while (line_end := raw.find(b"\n", line_start)) >= 0 and len(changes) < CHANGES_PER_READ_MAX:
+    last, line = 0, own_end + 1  # where the last change read begins, and the one being read
+    while (end := raw.find(b"\n", line)) >= 0 and len(changes) < CHANGES_PER_READ_MAX:
         try:
-            changes.append(decode(log.decode_line(raw[line_start:line_end])))
+            changes.append(decode(log.decode_line(raw[line:end])))
         except ChangeRefused:
-            if not changes:
-                return _confirm_damage()
-            break
-        last_start, line_start = line_start, line_end + 1
-    position = Position(start.first_seq, start.offset + last_start)
-    return _Piece(tuple(changes), position, at_end=line_end < 0 and len(raw) < READ_BYTES)
+            if changes or _was_cut_off(path, start.offset + line, raw[line:end]):
+                return _Piece(tuple(changes), Position(start.first_seq, start.offset + last), False)
+            raise
+        last, line = line, end + 1
+    if end < 0 and len(raw) - line > log.LINE_BYTES_MAX and not changes:
+        raise ChangeRefused("A line of the log is longer than any change: it is damaged.")
+    at_end = end < 0 and len(raw) < READ_BYTES
+    return _Piece(tuple(changes), Position(start.first_seq, start.offset + last), at_end)
+
+
+def _was_cut_off(path: Path, offset: int, line: bytes) -> bool:
+    """Whether *line* was read while a writer replaced a line that had been cut short."""
+    return not _read_bytes(path, offset).startswith(line)
+
+
+def _read_bytes(path: Path, offset: int) -> bytes:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(file, READ_BYTES, offset)
+    finally:
+        os.close(file)
+
+
+def _trimmed(revision: Revision) -> HistoryChanged:
+    return HistoryChanged(
+        f"Changes after {revision.seq} are no longer in the feed.", reason="TRIMMED"
+    )

@@ -1,7 +1,7 @@
 """The protocol of a feed: load a snapshot, read the changes after a position.
 
-A feed brings bytes and positions; it proves what it can prove about its own storage (checksums, that
-the history was not rewritten), and leaves the sequence to the register and all retrying to the
+A feed brings bytes and positions; it proves what it can prove about its own storage (checksums,
+that the history was not rewritten), and leaves the sequence to the register and all retrying to the
 follower. The contract suite in `tests/contract` holds every implementation to these words.
 """
 
@@ -31,8 +31,8 @@ class HistoryChanged(NdooError):
 class Batch:
     """Changes read after a position, in the order of the feed.
 
-    *position* is where the next read goes on. *complete* says that, at the moment of reading, the feed
-    confirmed that it holds nothing after these changes.
+    *position* is where the next read goes on. *complete* says that, at the moment of reading, the
+    feed confirmed that it holds nothing after these changes.
     """
 
     changes: tuple[Change, ...]
@@ -54,13 +54,14 @@ class Feed(Protocol):
         """
 
     def read(self, revision: Revision, position: str, wait_s: float) -> Batch:
-        """Up to CHANGES_PER_READ_MAX changes after *position*, which is where *revision* was reached.
+        """Up to CHANGES_PER_READ_MAX changes after *position*, where *revision* was reached.
 
-        Waits up to *wait_s* seconds for a first change; returns an empty batch if none comes. Changes
-        in front of one that cannot be read are returned first; ChangeRefused is raised only when
-        that one is next. Raises HistoryChanged or FeedUnavailable.
+        Waits up to *wait_s* seconds, or less, for a first change; returns an empty batch if none
+        comes. Changes in front of one that cannot be read are returned first; ChangeRefused is
+        raised only when that one is next. Raises HistoryChanged or FeedUnavailable.
         """
 
     def close(self) -> None:
-        """Let go of everything; a waiting `read` ends soon with FeedUnavailable. May be called twice,
-        and from another thread."""
+        """Let go of everything; a waiting `read` ends soon with FeedUnavailable. May be called
+        twice, and from another thread.
+        """

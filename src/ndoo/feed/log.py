@@ -36,6 +36,8 @@ _SEGMENT = re.compile(r"changes-([A-Za-z0-9_-]{1,64})-([0-9]{19})\.log")
 _POSITION = re.compile(r"([1-9][0-9]{0,18}):(0|[1-9][0-9]{0,18})")
 _SNAPSHOT_LINE = re.compile(rb"ndoo-snapshot 1 ([0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,12})\n")
 _SNAPSHOT_LINE_BYTES_MAX = 64
+_SEQ = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_SEQ = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _LINE = re.compile(rb"[0-9a-f]{8} ")
 
 
@@ -106,6 +108,15 @@ def decode_line(line: bytes) -> dict[str, str]:
     return fields
 
 
+def last_seq(fields: Mapping[str, str]) -> int:
+    """The sequence number reached by the line of *fields*. Raises ChangeRefused."""
+    header = "first_seq" in fields
+    text = fields.get("first_seq" if header else "seq", "")
+    if not _SEQ.fullmatch(text):
+        raise ChangeRefused("The last line of the log has no readable sequence number.")
+    return int(text) - header
+
+
 def is_at(line: bytes, position: Position, revision: Revision) -> bool:
     """Whether *line*, standing at *position*, is what a reader at *revision* read last."""
     try:
@@ -133,9 +144,13 @@ def decode_snapshot(raw: bytes) -> Packed:
     return Packed(raw[line.end() : header_end], raw[header_end:register_end], raw[register_end:])
 
 
-def generation_in(file: int) -> str:
-    """The generation that the header of the open snapshot *file* tells. Raises SnapshotRefused."""
-    raw = os.pread(file, _SNAPSHOT_LINE_BYTES_MAX + HEADER_BYTES_MAX, 0)
+def generation_of(path: Path) -> str:
+    """The generation that the snapshot in the directory *path* tells, the rest of it not verified.
+
+    Raises SnapshotRefused or OSError.
+    """
+    with (path / SNAPSHOT).open("rb", buffering=0) as file:
+        raw = file.read(_SNAPSHOT_LINE_BYTES_MAX + HEADER_BYTES_MAX)
     line = _SNAPSHOT_LINE.match(raw)
     try:
         header = json.loads(raw[line.end() : line.end() + int(line[1])]) if line else None

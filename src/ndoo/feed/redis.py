@@ -21,7 +21,7 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.retry import Retry
 
 from ndoo.errors import ChangeRefused, FeedEmpty, FeedUnavailable, SnapshotRefused
@@ -39,7 +39,7 @@ WAIT_S_MAX = 1.0
 ANSWER_S_MAX = 5.0
 _ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})")
 _ID_PART_MAX = 2**64 - 1
-_ERROR_CODE = re.compile(r"[A-Z]{3,24}\b")
+_ERROR_CODE = re.compile(r"(?:^|caused error: )([A-Z]{3,24})\b")  # a pipeline puts words before it
 
 Id = tuple[int, int]
 Entry = tuple[bytes, list[bytes]]
@@ -86,10 +86,12 @@ def cause_of(error: Exception) -> str:
     """Why Redis cannot be used, in words that hold nothing of a command."""
     if isinstance(error, AuthenticationError):
         return "it refuses the user or password"
-    if isinstance(error, TimeoutError):
+    if isinstance(error, redis.TimeoutError):
         return "it does not answer in time"
-    code = _ERROR_CODE.match(str(error)) if isinstance(error, ResponseError) else None
-    return f"it answers with an error ({code[0] if code else type(error).__name__})"
+    if isinstance(error, ResponseError):
+        code = _ERROR_CODE.search(str(error))
+        return f"it refuses the command ({code[1] if code else type(error).__name__})"
+    return "there is no connection to it"
 
 
 class RedisFeed:
@@ -145,7 +147,9 @@ class RedisFeed:
         # From our own last entry, inclusive: that it comes back proves the history.
         pipeline.xrange(self._keys.changes, min=position, count=CHANGES_PER_READ_MAX + 1)
         pipeline.hmget(self._keys.head, ["generation", "seq"])
-        pipeline.execute_command("XINFO", "STREAM", self._keys.changes)
+        pipeline.execute_command(  # type: ignore[no-untyped-call]
+            "XINFO", "STREAM", self._keys.changes
+        )
         entries, head, info = pipeline.execute(raise_on_error=False)
         for reply in (entries, head):
             if isinstance(reply, Exception):
@@ -224,7 +228,7 @@ class _Look:
         return self.entries  # ours was trimmed, as it may be: the sequence numbers will tell
 
     def _refuse_lost(self, head_seq: int, revision: Revision, position: str) -> None:
-        """Raise HistoryChanged if there was something after *position*, for there is nothing now."""
+        """Raise HistoryChanged if there was something after *position*: there is nothing now."""
         if head_seq > revision.seq or (self.last_id is not None and self.last_id > _id(position)):
             raise HistoryChanged(
                 f"Changes after {revision.seq} are no longer in the feed.", reason="TRIMMED"
@@ -269,12 +273,12 @@ def _seq_of(entry: Entry) -> int | None:
 def _fields(entry: Entry) -> dict[str, str]:
     """The fields of *entry* as texts. Raises ChangeRefused if they are not texts, or ambiguous."""
     entry_id, flat = entry
+    flat = flat or []  # None stands for an entry that was deleted
     try:
-        texts = [item.decode() for item in flat or ()]  # None stands for an entry that was deleted
+        fields = dict(zip(map(bytes.decode, flat[::2]), map(bytes.decode, flat[1::2])))
     except UnicodeDecodeError:
         raise ChangeRefused(f"The entry {entry_id.decode()} is not UTF-8 text.") from None
-    fields = dict(zip(texts[::2], texts[1::2]))
-    if len(fields) * 2 != len(texts):
+    if len(fields) * 2 != len(flat):
         raise ChangeRefused(f"The entry {entry_id.decode()} holds a field twice.")
     return fields
 

@@ -55,7 +55,7 @@ def _handler(
         server_version = "ndoo"
         sys_version = ""
 
-        def do_GET(self) -> None:  # noqa: N802  (the name is http.server's)
+        def do_GET(self) -> None:
             match self.path.partition("?")[0]:
                 case "/metrics":
                     encode, content_type = choose_encoder(self.headers.get("Accept", ""))

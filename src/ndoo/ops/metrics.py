@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from ndoo.register.changes import Kind
 from ndoo.register.replica import Phase, Replica
-from ndoo.register.view import Answers, Verdict
+from ndoo.register.view import Counted, Verdict
 
 CALL_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
 PUBLISH_SECONDS = (0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.25, 1)
@@ -40,7 +40,7 @@ _CODES = (
     "INTERNAL",
     "UNAVAILABLE",
 )
-_RPCS = ("Check", "BatchCheck", "StreamCheck")
+_RPCS = ("Check", "BatchCheck", "StreamCheck", "CheckSet")
 
 
 class Metrics:
@@ -135,7 +135,7 @@ class Metrics:
     def count_verdict(self, verdict: Verdict) -> None:
         self._numbers["Check", verdict].inc()
 
-    def count_answers(self, rpc: str, answers: Answers) -> None:
+    def count_answers(self, rpc: str, answers: Counted) -> None:
         self._numbers[rpc, Verdict.CLEARED].inc(answers.cleared_count)
         self._numbers[rpc, Verdict.OPTED_OUT].inc(answers.opted_out_count)
         self._numbers[rpc, Verdict.INVALID].inc(answers.invalid_count)
@@ -149,9 +149,9 @@ class Metrics:
     def on_refused(self, reason: str) -> None:
         self._feed_refused.labels(reason).inc()
 
-    def on_changes(self, kinds: Iterable[Kind]) -> None:
-        for kind in kinds:
-            self._changes[kind].inc()
+    def on_changes(self, counts: Mapping[Kind, int]) -> None:
+        for kind, count in counts.items():
+            self._changes[kind].inc(count)
 
     def on_published(self, seconds: float) -> None:
         self._publish_seconds.observe(seconds)

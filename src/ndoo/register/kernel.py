@@ -50,7 +50,7 @@ _KEYS = nb.types.Array(nb.uint32, 1, "C", readonly=True)
 
 
 @intrinsic
-def _count_trailing_zeros(_typing: Any, word: Any) -> Any:
+def count_trailing_zeros(_typing: Any, word: Any) -> Any:
     def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
 
@@ -58,7 +58,7 @@ def _count_trailing_zeros(_typing: Any, word: Any) -> Any:
 
 
 @intrinsic
-def _count_ones(_typing: Any, word: Any) -> Any:
+def count_ones(_typing: Any, word: Any) -> Any:
     def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.ctpop(args[0])
 
@@ -129,7 +129,7 @@ def _look_up_detail(keys, start, open_bits, pages, detail):
     """The bits of one word that may be cleared after all, among those the summary left open."""
     cleared = uint64(0)
     while open_bits != uint64(0):
-        bit = _count_trailing_zeros(open_bits)
+        bit = count_trailing_zeros(open_bits)
         open_bits &= open_bits - uint64(1)
         key = uint64(keys[start + bit])
         byte = uint64(
@@ -177,8 +177,8 @@ def check(numbers, pages, summary, detail, cleared, invalid):
             at = (start >> uint64(6)) + word
             cleared[at] = cleared_bits
             invalid[at] = invalid_bits
-            cleared_count += _count_ones(cleared_bits)
-            invalid_count += _count_ones(invalid_bits)
+            cleared_count += count_ones(cleared_bits)
+            invalid_count += count_ones(invalid_bits)
     return cleared_count, invalid_count
 
 
@@ -210,7 +210,7 @@ def count_opted_out(pages, detail):
         base = uint64(slot) << uint64(13)
         if slot != uint32(1):
             for i in range(uint64(8192)):
-                total += uint64(8) - _count_ones(uint64(detail[base + i]))
+                total += uint64(8) - count_ones(uint64(detail[base + i]))
     return total
 
 

@@ -115,7 +115,7 @@ def refuse_shrunken(new: Snapshot, current_count: int, shrink_max: float) -> Non
     lost = current_count - len(new.keys)
     if lost > 0 and not lost <= current_count * shrink_max and not new.shrink_accepted:
         raise SnapshotRefused(
-            f"The new snapshot holds {len(new.keys):,} opt-outs where {current_count:,} are in use: "
+            f"The new snapshot holds {len(new.keys):,} opt-outs, and {current_count:,} are in use: "
             f"{lost / current_count:.1%} fewer, over the accepted {shrink_max:.1%}. If that is "
             "right, load it again with --accept-shrink.",
             reason="SNAPSHOT_SHRUNKEN",

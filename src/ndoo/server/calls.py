@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
@@ -27,18 +28,27 @@ Unary = Callable[[bytes, float | None], Awaitable[bytes]]
 Stream = Callable[[AsyncIterator[bytes], float | None], AsyncIterator[bytes]]
 
 
+@dataclass(slots=True, eq=False)
+class _OpenStream:
+    """A running stream. It can be interrupted only while it waits for the caller's next message."""
+
+    task: asyncio.Task[Any]
+    is_reading: bool = False
+
+
 class Calls:
     """The methods of *service* as gRPC handlers."""
 
     def __init__(self, service: Service, metrics: Metrics, streams_max: int) -> None:
         self._metrics = metrics
         self._streams_max = streams_max
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._streams: set[_OpenStream] = set()
         self._ending = False
         self._handlers = {
             "Check": self._unary("Check", service.check),
             "BatchCheck": self._unary("BatchCheck", service.batch_check),
             "StreamCheck": self._stream("StreamCheck", service.stream_check),
+            "CheckSet": self._stream("CheckSet", service.check_set),
             "GetRegister": self._unary("GetRegister", service.get_register),
         }
 
@@ -46,10 +56,14 @@ class Calls:
         return grpc.method_handlers_generic_handler(SERVICE_NAME, self._handlers)
 
     def end_streams(self) -> None:
-        """End every running stream at its next step, with a status that says: retry elsewhere."""
+        """End every running stream between two messages, with a status that says: retry.
+
+        A stream that waits for its caller is interrupted; one that answers finishes that answer.
+        """
         self._ending = True
-        for task in self._streams:
-            task.cancel()
+        for stream in self._streams:
+            if stream.is_reading:
+                stream.task.cancel()
 
     def _unary(self, name: str, method: Unary) -> grpc.RpcMethodHandler[Any, Any]:
         metrics = self._metrics.call("unary", SERVICE_NAME, name)
@@ -77,10 +91,11 @@ class Calls:
         async def handle(messages: AsyncIterator[bytes], context: Context) -> None:
             started = time.perf_counter()
             metrics.start()
-            task = asyncio.current_task()
+            stream = _OpenStream(_this_task())
             try:
-                self._admit(task)
-                async for response in method(_counted(messages, metrics), context.time_remaining()):
+                self._admit(stream)
+                incoming = self._read(stream, messages, metrics)
+                async for response in method(incoming, context.time_remaining()):
                     await context.write(response)
                     metrics.sent()
             except asyncio.CancelledError:
@@ -91,25 +106,39 @@ class Calls:
             except Exception as error:  # noqa: BLE001  (the table decides what a caller is told)
                 await self._end(context, error, metrics, started)
             finally:
-                self._dismiss(task)
+                self._dismiss(stream)
             metrics.finish("OK", time.perf_counter() - started)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    def _admit(self, task: asyncio.Task[Any] | None) -> None:
+    async def _read(
+        self, stream: _OpenStream, messages: AsyncIterator[bytes], metrics: CallMetrics
+    ) -> AsyncIterator[bytes]:
+        while True:
+            if self._ending:
+                raise _shutting_down()
+            stream.is_reading = True
+            try:
+                message = await anext(messages)
+            except StopAsyncIteration:
+                return
+            finally:
+                stream.is_reading = False
+            metrics.received()
+            yield message
+
+    def _admit(self, stream: _OpenStream) -> None:
         if self._ending:
             raise _shutting_down()
         if len(self._streams) >= self._streams_max:
             raise Busy(
                 f"All {self._streams_max} streams of this replica are in use; try again soon."
             )
-        if task is not None:
-            self._streams.add(task)
+        self._streams.add(stream)
         self._metrics.streams_in_flight.set(len(self._streams))
 
-    def _dismiss(self, task: asyncio.Task[Any] | None) -> None:
-        if task is not None:
-            self._streams.discard(task)
+    def _dismiss(self, stream: _OpenStream) -> None:
+        self._streams.discard(stream)
         self._metrics.streams_in_flight.set(len(self._streams))
 
     async def _end(
@@ -125,10 +154,11 @@ class Calls:
         raise RuntimeError("abort always raises")
 
 
-async def _counted(messages: AsyncIterator[bytes], metrics: CallMetrics) -> AsyncIterator[bytes]:
-    async for message in messages:
-        metrics.received()
-        yield message
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a handler runs in a task")
+    return task
 
 
 def _shutting_down() -> ShuttingDown:

@@ -21,7 +21,8 @@ from ndoo.errors import InputError, NotAnswering
 from ndoo.ops.metrics import Metrics
 from ndoo.register.replica import Replica, State
 from ndoo.server.calls import SERVICE_NAME, Calls
-from ndoo.server.service import Limits, Service
+from ndoo.server.limits import Limits
+from ndoo.server.service import Service
 
 LIVENESS = ""
 HEALTH_CHECK_S = 0.5
@@ -53,9 +54,7 @@ class Server:
             self._settings.message_bytes_max,
             self._settings.streams_max,
         )
-        self._service = Service(
-            self._replica, limits, self._metrics, self._executor, self._version
-        )
+        self._service = Service(self._replica, limits, self._metrics, self._executor, self._version)
         self._calls = Calls(self._service, self._metrics, self._settings.streams_max)
         self._grpc = grpc.aio.server(options=_options(self._settings.message_bytes_max))
         self._grpc.add_generic_rpc_handlers((self._calls.generic_handler(),))

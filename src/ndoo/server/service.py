@@ -11,23 +11,17 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from ndoo import nhs_number
 from ndoo.errors import NotAnswering
-from ndoo.nhs_number import Numbers
 from ndoo.register.replica import Phase, Replica, State
-from ndoo.register.view import Answers, Verdict, View
+from ndoo.register.sets import SetAnswers
+from ndoo.register.view import Answers, Counted, Verdict, View
 from ndoo.server import wire
 from ndoo.server.freshness import Freshness
-from ndoo.server.status import TooMany
+from ndoo.server.limits import Limits
 from ndoo.v1 import check_pb2
-
-INLINE_NUMBERS_MAX = 8192
-"""Up to here a chunk is answered on the event loop: some 40 µs, less than handing it to a thread
-costs.
-"""
-
 
 _VERDICTS = {
     Verdict.CLEARED: check_pb2.VERDICT_CLEARED,
@@ -48,36 +42,73 @@ class Tally(Protocol):
 
     def count_verdict(self, verdict: Verdict) -> None: ...
 
-    def count_answers(self, rpc: str, answers: Answers) -> None: ...
+    def count_answers(self, rpc: str, answers: Counted) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much one call may ask."""
-
-    numbers_per_message: int
-    bytes_per_message: int
-    streams: int
+A = TypeVar("A")
 
 
 @dataclass(slots=True)
 class _Totals:
-    received: int = 0
-    cleared: int = 0
-    invalid: int = 0
+    """Counts over the messages of a stream."""
 
-    def add(self, answers: Answers) -> None:
-        self.received += answers.count
-        self.cleared += answers.cleared_count
-        self.invalid += answers.invalid_count
+    count: int = 0
+    cleared_count: int = 0
+    opted_out_count: int = 0
+    invalid_count: int = 0
 
-    def message(self) -> check_pb2.Counts:
-        return check_pb2.Counts(
-            received=self.received,
-            cleared=self.cleared,
-            opted_out=self.received - self.cleared - self.invalid,
-            invalid=self.invalid,
-        )
+    def add(self, answers: Counted) -> None:
+        self.count += answers.count
+        self.cleared_count += answers.cleared_count
+        self.opted_out_count += answers.opted_out_count
+        self.invalid_count += answers.invalid_count
+
+
+def _counts(counted: Counted) -> check_pb2.Counts:
+    return check_pb2.Counts(
+        received=counted.count,
+        cleared=counted.cleared_count,
+        opted_out=counted.opted_out_count,
+        invalid=counted.invalid_count,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _StreamMethod:
+    """What sets the two streaming methods apart: how a request is read and an answer written."""
+
+    rpc: str
+    read: Callable[[bytes], wire.NumbersRequest | wire.SetRequest]
+    chunk: Callable[[Any, int, check_pb2.Revision], bytes]
+    summary: Callable[[check_pb2.Summary], bytes]
+
+
+def _number_chunk(answers: Answers, offset: int, revision: check_pb2.Revision) -> bytes:
+    chunk = check_pb2.Chunk(
+        offset=offset,
+        count=answers.count,
+        cleared=answers.cleared,
+        invalid=answers.invalid,
+        revision=revision,
+    )
+    return check_pb2.StreamCheckResponse(chunk=chunk).SerializeToString()
+
+
+def _set_chunk(answers: SetAnswers, _offset: int, _revision: check_pb2.Revision) -> bytes:
+    chunk = check_pb2.SetChunk(cleared=answers.cleared, counts=_counts(answers))
+    return check_pb2.CheckSetResponse(chunk=chunk).SerializeToString()
+
+
+def _number_summary(summary: check_pb2.Summary) -> bytes:
+    return check_pb2.StreamCheckResponse(summary=summary).SerializeToString()
+
+
+def _set_summary(summary: check_pb2.Summary) -> bytes:
+    return check_pb2.CheckSetResponse(summary=summary).SerializeToString()
+
+
+_STREAM_CHECK = _StreamMethod("StreamCheck", wire.read_numbers, _number_chunk, _number_summary)
+_CHECK_SET = _StreamMethod("CheckSet", wire.read_set, _set_chunk, _set_summary)
 
 
 class Service:
@@ -114,52 +145,54 @@ class Service:
 
     async def batch_check(self, message: bytes, time_remaining_s: float | None) -> bytes:
         request = wire.read_numbers(message)
-        self._refuse_too_many(request.numbers)
+        request.refuse_too_large(self._limits)
         state = await self._freshness.state_for(
             request.at_least_as_fresh, request.exactly_at, time_remaining_s
         )
-        answers = await self._answer(state.verified, request.numbers)
+        answers = await self._answer(request.is_small, request.answer, state.verified)
         self._tally.count_answers("BatchCheck", answers)
-        totals = _Totals()
-        totals.add(answers)
         return check_pb2.BatchCheckResponse(
             cleared=answers.cleared,
             invalid=answers.invalid,
-            counts=totals.message(),
+            counts=_counts(answers),
             revision=self._revision(state),
         ).SerializeToString()
 
-    async def stream_check(
+    def stream_check(
         self, messages: AsyncIterator[bytes], time_remaining_s: float | None
     ) -> AsyncIterator[bytes]:
-        """One view from the first number to the last; a register that must not answer any more cuts
-        in.
-        """
+        return self._stream(messages, time_remaining_s, _STREAM_CHECK)
+
+    def check_set(
+        self, messages: AsyncIterator[bytes], time_remaining_s: float | None
+    ) -> AsyncIterator[bytes]:
+        return self._stream(messages, time_remaining_s, _CHECK_SET)
+
+    async def _stream(
+        self, messages: AsyncIterator[bytes], time_remaining_s: float | None, method: _StreamMethod
+    ) -> AsyncIterator[bytes]:
+        """One view from the first message to the last; a suspension, or age, cuts in."""
         state: State | None = None
         totals = _Totals()
         async for message in messages:
-            request = wire.read_numbers(message)
-            self._refuse_too_many(request.numbers)
+            request = method.read(message)
+            request.refuse_too_large(self._limits)
             if state is None:
                 state = await self._freshness.state_for(
                     request.at_least_as_fresh, request.exactly_at, time_remaining_s
                 )
-            answers = await self._answer(state.verified, request.numbers)
+            answers: Answers | SetAnswers
+            answers = await self._answer(request.is_small, request.answer, state.verified)
             self._refuse_if_stopped(state)
-            chunk = check_pb2.Chunk(
-                offset=totals.received,
-                count=answers.count,
-                cleared=answers.cleared,
-                invalid=answers.invalid,
-                revision=self._revision(state),
-            )
+            response = method.chunk(answers, totals.count, self._revision(state))
             totals.add(answers)
-            self._tally.count_answers("StreamCheck", answers)
-            yield check_pb2.StreamCheckResponse(chunk=chunk).SerializeToString()
+            self._tally.count_answers(method.rpc, answers)
+            yield response
         state = state or self._freshness.newest()
         self._refuse_if_stopped(state)
-        summary = check_pb2.Summary(counts=totals.message(), revision=self._revision(state))
-        yield check_pb2.StreamCheckResponse(summary=summary).SerializeToString()
+        yield method.summary(
+            check_pb2.Summary(counts=_counts(totals), revision=self._revision(state))
+        )
 
     async def get_register(self, _message: bytes, _time_remaining_s: float | None) -> bytes:
         state = self._replica.state
@@ -176,18 +209,11 @@ class Service:
             version=self._version,
         ).SerializeToString()
 
-    async def _answer(self, view: View, numbers: Numbers) -> Answers:
-        if len(numbers) <= INLINE_NUMBERS_MAX:
-            return view.check_many(numbers)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, view.check_many, numbers)
-
-    def _refuse_too_many(self, numbers: Numbers) -> None:
-        if len(numbers) > self._limits.numbers_per_message:
-            raise TooMany(
-                f"The message holds {len(numbers):,} numbers; send at most "
-                f"{self._limits.numbers_per_message:,} in one."
-            )
+    async def _answer(self, is_small: bool, answer: Callable[[View], A], view: View) -> A:
+        """Small questions are answered here and now, others in a thread, which takes no GIL."""
+        if is_small:
+            return answer(view)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, answer, view)
 
     def _refuse_if_stopped(self, state: State) -> None:
         """A stream keeps its view, but not past a suspension nor past that view's age limit."""

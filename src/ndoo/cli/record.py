@@ -1,0 +1,202 @@
+"""`ndoo record`: append changes to a feed."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ndoo import nhs_number
+from ndoo.cli.console import tell
+from ndoo.cli.faults import TOLD_MAX, BadRows
+from ndoo.cli.options import feed_option, publisher_to
+from ndoo.cli.rows import open_list, read_rows
+from ndoo.errors import InputError
+
+if TYPE_CHECKING:
+    from ndoo.register.changes import Change
+
+_RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?"
+    r"(?:Z|[+-][0-9]{2}:[0-9]{2})"
+)
+_SOURCE = re.compile(r"(?!.*[0-9]{9})[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
+
+
+def _moment(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str:
+    """*text*, or now, as RFC 3339 in UTC. Raises BadParameter."""
+    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    moment = now if text is None else _read_moment(text)
+    return moment.isoformat().removesuffix("+00:00") + "Z"
+
+
+def _read_moment(text: str) -> dt.datetime:
+    with contextlib.suppress(ValueError, OverflowError):
+        if _RFC_3339.fullmatch(text):
+            return dt.datetime.fromisoformat(text).astimezone(dt.UTC)
+    raise click.BadParameter("it must be a time as in RFC 3339, for example 2026-03-01T09:30:00Z")
+
+
+def _source(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    if text and not _SOURCE.fullmatch(text):
+        raise click.BadParameter(
+            "it must be a short code of letters and digits, for example nhs-app"
+        )
+    return text
+
+
+def _change_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option(
+            "--src", metavar="CODE", default="", callback=_source, help="The channel it came by."
+        ),
+        click.option(
+            "--at",
+            metavar="TIME",
+            callback=_moment,
+            help="When the person chose: RFC 3339, as 2026-03-01T09:30:00Z. Default: now.",
+        ),
+        feed_option,
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def record() -> None:
+    """Append changes to a feed: choices of people, and stopping or resuming all answers.
+
+    \b
+    ndoo record opt_out - --feed dir:./feed < numbers.dat
+    ndoo record supersede - --feed dir:./feed < old-and-new.csv
+    ndoo record suspend --feed dir:./feed
+
+    Use "-" and standard input for NHS numbers: what stands on the command line can be read by
+    every user of the machine in its list of processes, and stays in the history of the shell.
+
+    All numbers are validated first; if one is wrong, nothing is recorded. Prints the revision
+    reached, for --at-least-as-fresh.
+    """  # noqa: D301  (\b is for click)
+
+
+@record.command("opt_out")
+@click.argument("numbers", metavar="-|NUMBER...", nargs=-1, required=True)
+@_change_options
+def opt_out(numbers: tuple[str, ...], **where: Any) -> None:
+    """These people opted out: do not disclose them.
+
+    \b
+    ndoo record opt_out - --feed dir:./feed --at 2026-03-01T09:30:00Z --src nhs-app < numbers.dat
+    """  # noqa: D301  (\b is for click)
+    _record("opt_out", _keys(numbers), **where)
+
+
+@record.command("opt_in")
+@click.argument("numbers", metavar="-|NUMBER...", nargs=-1, required=True)
+@_change_options
+def opt_in(numbers: tuple[str, ...], **where: Any) -> None:
+    """These people withdrew their opt-out.
+
+    \b
+    ndoo record opt_in - --feed dir:./feed < numbers.dat
+    """  # noqa: D301  (\b is for click)
+    _record("opt_in", _keys(numbers), **where)
+
+
+@record.command("supersede")
+@click.argument("numbers", metavar="-|OLD NEW", nargs=-1, required=True)
+@_change_options
+def supersede(numbers: tuple[str, ...], **where: Any) -> None:
+    """A person got a NEW number in place of an OLD one: an opt-out of either holds for both.
+
+    \b
+    ndoo record supersede - --feed dir:./feed < old-and-new.csv
+
+    Standard input holds "old,new" a row.
+    """  # noqa: D301  (\b is for click)
+    _record("supersede", _pairs(numbers), **where)
+
+
+@record.command("suspend")
+@_change_options
+def suspend(**where: Any) -> None:
+    """Stop all answers of every service on this feed, at once, until 'resume'."""
+    _record("suspend", [(None, None)], **where)
+
+
+@record.command("resume")
+@_change_options
+def resume(**where: Any) -> None:
+    """Let services answer again after 'suspend'."""
+    _record("resume", [(None, None)], **where)
+
+
+Keys = Sequence[tuple[int | None, int | None]]
+
+
+def _record(kind: str, keys: Keys, *, feed: str | None, at: str, src: str) -> None:
+    from ndoo.register.changes import Change, Kind  # noqa: PLC0415
+
+    changes: list[Change] = [
+        Change(Kind(kind), key=key, new_key=new_key, at=at, src=src) for key, new_key in keys
+    ]
+    with publisher_to(feed) as publisher:
+        revision = publisher.append(changes)
+    click.echo(f"Recorded {len(changes):,} {'change' if len(changes) == 1 else 'changes'}.")
+    click.echo(f"Revision: {revision.token}")
+
+
+def _keys(numbers: tuple[str, ...]) -> Keys:
+    """The keys of *numbers*, or of standard input. Raises InputError unless all are valid."""
+    if numbers != ("-",):
+        return [(key, None) for key in _all_valid(numbers)]
+    bad = BadRows()
+    keys: list[int] = []
+    with open_list("-") as source:
+        for block in read_rows(source, None).blocks():
+            good = nhs_number.valid(block.numbers)
+            bad.note(block, ~good)
+            keys += (block.numbers[good] // 10).tolist()
+    bad.tell()
+    _refuse_bad(bad.total)
+    return [(key, None) for key in keys]
+
+
+def _pairs(numbers: tuple[str, ...]) -> Keys:
+    if numbers == ("-",):
+        numbers = _standard_input_pairs()
+    elif len(numbers) != 2:
+        raise click.UsageError(
+            "Give the OLD and the NEW number, or - to read pairs from standard input"
+        )
+    keys = _all_valid(numbers)
+    return list(zip(keys[::2], keys[1::2]))
+
+
+def _standard_input_pairs() -> tuple[str, ...]:
+    numbers: list[str] = []
+    for line, row in enumerate(sys.stdin.buffer.read().decode("latin-1").splitlines(), 1):
+        pair = row.split(",")
+        if len(pair) != 2:
+            raise InputError(f'Line {line:,} is not "old,new"; nothing was recorded.')
+        numbers += (number.strip() for number in pair)
+    return tuple(numbers)
+
+
+def _all_valid(numbers: Sequence[str]) -> list[int]:
+    faults = [(place, nhs_number.fault_of(number)) for place, number in enumerate(numbers, 1)]
+    bad = [(place, fault) for place, fault in faults if fault is not None]
+    for place, fault in bad[:TOLD_MAX]:
+        tell(f"number {place:,}: {fault.value}")
+    _refuse_bad(len(bad))
+    return [key for number in numbers if (key := nhs_number.key_of(number)) is not None]
+
+
+def _refuse_bad(count: int) -> None:
+    if count:
+        raise InputError(f"Not all numbers are valid ({count:,} are not), so nothing was recorded.")

@@ -1,0 +1,187 @@
+"""What every publisher promises."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from pyroaring import BitMap
+
+from ndoo.errors import FeedEmpty, SnapshotRefused
+from ndoo.register.changes import Change, Kind
+from support.people import KEYS, opt_in, opt_out, supersede
+from support.places import Place, bitmap, people_in
+
+
+def test_nothing_is_appended_where_nothing_was_loaded(place: Place) -> None:
+    publisher = place.publisher()
+    with pytest.raises(FeedEmpty, match="ndoo load"):
+        publisher.append([opt_out(1)])
+    with pytest.raises(FeedEmpty, match="ndoo load"):
+        publisher.snapshot()
+    with pytest.raises(FeedEmpty):
+        place.feed().load()
+
+
+def test_a_load_starts_a_generation(place: Place) -> None:
+    publisher = place.publisher()
+    first = publisher.load(bitmap(0, 1))
+    publisher.append([opt_out(2)])
+    second = publisher.load(bitmap(0, 1, 5))
+    assert first.generation != second.generation
+    assert (first.seq, second.seq) == (0, 0)
+    assert people_in(place.register()) == {0, 1, 5}
+
+
+def test_appending_nothing_changes_nothing(place: Place) -> None:
+    publisher = place.loaded(0)
+    revision = publisher.append([opt_out(1)])
+    assert publisher.append([]) == revision
+
+
+def test_more_changes_than_one_step_takes_are_all_appended(place: Place) -> None:
+    publisher = place.loaded(0)
+    revision = publisher.append([opt_out(person) for person in range(1, 5001)])
+    assert revision.seq == 5000
+    assert len(place.register()) == 5001
+
+
+def test_an_empty_register_is_refused(place: Place) -> None:
+    publisher = place.loaded(0)
+    for accept in (False, True):
+        with pytest.raises(SnapshotRefused) as refused:
+            publisher.load(BitMap(), accept_shrink=accept)
+        assert refused.value.reason == "SNAPSHOT_EMPTY"
+    assert people_in(place.register()) == {0}
+
+
+def test_a_shrunken_register_is_refused_unless_accepted(place: Place) -> None:
+    publisher = place.loaded(*range(100))
+    with pytest.raises(SnapshotRefused) as refused:
+        publisher.load(bitmap(*range(90)))
+    assert refused.value.reason == "SNAPSHOT_SHRUNKEN"
+    assert len(place.register()) == 100
+    publisher.load(bitmap(*range(99)))
+    publisher.load(bitmap(*range(50)), accept_shrink=True)
+    assert len(place.register()) == 50
+
+
+def test_what_a_load_is_held_against_includes_the_changes(place: Place) -> None:
+    publisher = place.loaded(*range(100))
+    publisher.append([opt_out(person) for person in range(100, 200)])
+    with pytest.raises(SnapshotRefused, match="--accept-shrink"):
+        publisher.load(bitmap(*range(100)))
+
+
+def test_accepted_shrinking_stays_accepted_in_later_snapshots(place: Place) -> None:
+    publisher = place.loaded(*range(100))
+    publisher.load(bitmap(*range(50)), accept_shrink=True)
+    publisher.append([opt_out(60)])
+    assert publisher.snapshot().shrink_accepted
+    assert place.feed().load().shrink_accepted
+
+
+def test_a_snapshot_holds_all_changes_so_far(place: Place) -> None:
+    publisher = place.loaded(0, 1)
+    publisher.append([opt_out(2), opt_in(0), supersede(1, 7)])
+    taken = publisher.snapshot()
+    loaded = place.feed().load()
+    assert loaded.revision == taken.revision
+    assert loaded.revision.seq == 3
+    assert loaded.keys == bitmap(1, 2, 7)
+
+
+def test_a_snapshot_of_an_unchanged_feed_is_fine(place: Place) -> None:
+    publisher = place.loaded(0)
+    publisher.append([opt_out(1)])
+    first = publisher.snapshot()
+    for _ in range(3):
+        assert publisher.snapshot().revision == first.revision
+    publisher.append([opt_out(2)])
+    assert people_in(place.register()) == {0, 1, 2}
+
+
+def test_links_persist_in_snapshots(place: Place) -> None:
+    publisher = place.loaded(0, 1)
+    publisher.append([supersede(1, 7)])
+    publisher.snapshot()
+    publisher.snapshot()
+    publisher.append([opt_in(7)])
+    assert people_in(place.register()) == {0}
+
+
+def test_suspension_persists_in_snapshots(place: Place) -> None:
+    publisher = place.loaded(0)
+    publisher.append([Change(Kind.SUSPEND)])
+    publisher.snapshot()
+    assert place.feed().load().suspended
+    assert place.register().suspended
+    publisher.append([Change(Kind.RESUME)])
+    assert not place.register().suspended
+
+
+def test_an_impossible_number_is_refused_before_anything_is_written(place: Place) -> None:
+    publisher = place.loaded(0)
+    never_issued = next(key for key in range(KEYS[0], KEYS[99]) if key not in KEYS)
+    with pytest.raises(ValueError, match="no NHS number"):
+        publisher.append([opt_out(1), Change(Kind.OPT_OUT, key=never_issued)])
+    assert people_in(place.register()) == {0}
+
+
+def test_several_processes_write_at_once(place: Place) -> None:
+    place.loaded(0)
+    with (
+        place.writer(100, 60) as first,
+        place.writer(200, 60) as second,
+        place.writer(300, 60) as third,
+    ):
+        publisher = place.publisher()
+        for _ in range(10):
+            publisher.snapshot()
+        printed = [process.communicate()[0].split() for process in (first, second, third)]
+    assert [len(people) for people in printed] == [60, 60, 60]
+    expected = {0, *range(100, 160), *range(200, 260), *range(300, 360)}
+    assert people_in(place.register()) == expected
+    assert place.register().revision.seq == 180
+
+
+def test_snapshots_taken_at_once_do_no_harm(place: Place) -> None:
+    publisher = place.loaded(0)
+    publisher.append([opt_out(person) for person in range(1, 50)])
+    publishers = [place.publisher() for _ in range(4)]
+    threads = [threading.Thread(target=each.snapshot) for each in publishers]
+    for thread in threads:
+        thread.start()
+    for person in range(50, 60):
+        publisher.append([opt_out(person)])
+    for thread in threads:
+        thread.join()
+    assert people_in(place.register()) == set(range(60))
+
+
+def test_a_writer_killed_while_writing_loses_nothing_recorded(place: Place) -> None:
+    place.loaded(0)
+    recorded = []
+    for first in (1000, 2000, 3000):
+        with place.writer(first, 10_000) as process:
+            recorded += [int(process.stdout.readline()) for _ in range(25)]
+            process.kill()
+            recorded += [int(line) for line in process.stdout.read().split()]
+        place.publisher().append([opt_in(5000)])
+    register = place.register()
+    assert people_in(register) >= set(recorded)
+    # At most the one change that each was writing when it was killed stands beside them.
+    assert register.revision.seq - 3 <= len(recorded) + 3
+
+
+def test_a_change_racing_a_snapshot_is_neither_lost_nor_doubled(place: Place) -> None:
+    publisher = place.loaded(0)
+    with place.writer(100, 120) as process:
+        registers = []
+        while process.poll() is None:
+            publisher.snapshot()
+            registers.append(place.register())
+        process.communicate()
+    for register in [*registers, place.register()]:
+        seq = register.revision.seq
+        assert people_in(register) == {0, *range(100, 100 + seq)}

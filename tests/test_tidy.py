@@ -1,0 +1,181 @@
+"""The rules of the house that a reader would otherwise have to remember."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from ndoo import nhs_number
+
+ROOT = Path(__file__).resolve().parent.parent
+SRC = ROOT / "src" / "ndoo"
+FUNCTION_LINES_MAX = 70
+FILE_LINES_MAX = 400
+
+NOT_TEXT = {".json", ".lock", ".png", ".svg"}
+NUMBER = re.compile(r"(?<!\d)\d{3}[ -]?\d{3}[ -]?\d{4}(?!\d)", re.ASCII)
+LEFTOVERS = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
+SUPPRESSING = {"feed/follower.py"}  # what an observer raises must not end the following
+REDIS = {"feed/redis.py", "publish/redis.py"}
+
+
+@cache
+def files() -> list[Path]:
+    """Everything that is, or with the next commit will be, part of the repository."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    paths = [ROOT / name for name in listed.split("\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+def sources() -> list[Path]:
+    return sorted(path for path in SRC.rglob("*.py") if "v1" not in path.relative_to(SRC).parts)
+
+
+def texts() -> Iterator[tuple[Path, str]]:
+    for path in files():
+        raw = path.read_bytes()
+        if path.suffix not in NOT_TEXT and b"\0" not in raw:
+            yield path, raw.decode("utf-8")
+
+
+def nodes() -> Iterator[tuple[str, ast.AST]]:
+    """Each node of each source with where it stands."""
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            yield f"{path.relative_to(SRC)}:{getattr(node, 'lineno', 0)}", node
+
+
+def test_there_is_something_to_look_at():
+    assert len(sources()) > 15
+    assert SRC / "register" / "kernel.py" in sources()
+    assert {path.name for path, _ in texts()} >= {"check.proto", "README.md", "test_tidy.py"}
+
+
+def test_layers():
+    lint_imports = Path(sys.executable).with_name("lint-imports")
+    ran = subprocess.run(
+        [lint_imports, "--no-cache"], cwd=ROOT, capture_output=True, check=False, text=True
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert re.search(r"[1-9]\d* kept, 0 broken", ran.stdout)
+
+
+def test_functions_are_short():
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    long = [
+        f"{where} {node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for where, node in nodes()
+        if isinstance(node, functions)
+        and node.end_lineno - node.lineno + 1 > FUNCTION_LINES_MAX
+    ]  # fmt: skip
+    assert not long
+
+
+def test_files_are_short():
+    lengths = {str(path.relative_to(SRC)): len(path.read_text().splitlines()) for path in sources()}
+    assert not {name: lines for name, lines in lengths.items() if lines > FILE_LINES_MAX}
+
+
+def test_only_the_command_line_prints():
+    printing = [
+        where
+        for where, node in nodes()
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+        and not where.startswith("cli/")
+    ]
+    assert not printing
+
+
+def test_nothing_is_guarded_by_assert():
+    # `python -O` strips them.
+    assert not [where for where, node in nodes() if isinstance(node, ast.Assert)]
+
+
+def test_no_exception_is_swallowed():
+    handlers = [(where, node) for where, node in nodes() if isinstance(node, ast.ExceptHandler)]
+    assert handlers
+    assert not [where for where, node in handlers if node.type is None]
+    assert not [where for where, node in handlers if _is_broad(node.type) and _is_empty(node.body)]
+    suppressing = {
+        where.partition(":")[0]
+        for where, node in nodes()
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).endswith("suppress")
+        and any(_is_broad(argument) for argument in node.args)
+    }
+    assert suppressing <= SUPPRESSING
+
+
+def _is_broad(node: ast.expr | None) -> bool:
+    parts = node.elts if isinstance(node, ast.Tuple) else [node]
+    names = {ast.unparse(part).rpartition(".")[2] for part in parts if part is not None}
+    return bool(names & {"Exception", "BaseException"})
+
+
+def _is_empty(body: list[ast.stmt]) -> bool:
+    return all(
+        isinstance(statement, (ast.Pass, ast.Continue))
+        or (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
+        for statement in body
+    )
+
+
+def test_redis_is_known_in_two_places():
+    importing = set()
+    for where, node in nodes():
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module or ""]
+        if any(name.partition(".")[0] == "redis" for name in names):
+            importing.add(where.partition(":")[0])
+    assert importing <= REDIS
+
+
+def test_nothing_is_left_over():
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path, text in texts()
+        for line, content in enumerate(text.splitlines(), 1)
+        if LEFTOVERS.search(content)
+    ]
+    assert not found
+
+
+def test_no_number_of_a_person_is_written_down():
+    """Numbers that begin with 9 are never issued; any other valid one may be somebody's."""
+    found = [
+        f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}"
+        for path, text in texts()
+        for match in NUMBER.finditer(text)
+        if _may_be_somebody(match[0])
+    ]
+    assert not found
+
+
+def _may_be_somebody(text: str) -> bool:
+    digits = re.sub("[ -]", "", text)
+    return nhs_number.is_valid(int(digits)) and not digits.startswith("9")
+
+
+@pytest.mark.parametrize("separators", ["", " ", "-"])
+def test_the_search_for_numbers_finds_them(separators: str):
+    key = next(key for key in range(401_000_000, 401_000_099) if nhs_number.check_digit(key))
+    digits = f"{key}{nhs_number.check_digit(key)}"
+    written = separators.join((digits[:3], digits[3:6], digits[6:]))
+    (match,) = NUMBER.finditer(f"nhs={written}, x")
+    assert _may_be_somebody(match[0])
