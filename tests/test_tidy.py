@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 import subprocess
 import sys
@@ -144,6 +145,33 @@ def test_redis_is_known_in_two_places():
         if any(name.partition(".")[0] == "redis" for name in names):
             importing.add(where.partition(":")[0])
     assert importing <= REDIS
+
+
+def test_cached_machine_code_is_renewed_with_all_that_it_is_made_of():
+    """Numba's cache looks at the file of a cached function, not at what that calls in other files.
+
+    So the file names them with a digest: a change of any is a change of the file, and whoever
+    upgrades never runs the new source with the machine code of the old.
+    """
+    cached = [path for path in sources() if "cache=True" in path.read_text()]
+    assert SRC / "register" / "kernel.py" in cached
+    for path in cached:
+        for made_of in _compiled_imports(path) - {path}:
+            digest = hashlib.sha256(made_of.read_bytes()).hexdigest()[:16]
+            assert f"{made_of.name} {digest}" in path.read_text(), f"missing in {path.name}"
+
+
+def _compiled_imports(path: Path) -> set[Path]:
+    """The files with compiled functions that *path* imports from, and those they import from."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [f"{names[0]}.{alias.name}" for alias in node.names] if names else []
+        for name in names:
+            other = SRC.parent / (name.replace(".", "/") + ".py")
+            if name.startswith("ndoo.") and other.is_file() and "@nb." in other.read_text():
+                found |= {other} | _compiled_imports(other)
+    return found
 
 
 def test_nothing_is_left_over():

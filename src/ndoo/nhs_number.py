@@ -34,6 +34,7 @@ Keys = npt.NDArray[np.uint32]
 
 _TEXT = re.compile(r"[0-9]{10}|[0-9]{3} [0-9]{3} [0-9]{4}|[0-9]{3}-[0-9]{3}-[0-9]{4}", re.ASCII)
 _GROUPED_CHARS = 12
+_BLOCK = 16_384
 _SEPARATORS = str.maketrans("", "", " -")
 
 
@@ -116,12 +117,48 @@ def numbers_of(keys: npt.ArrayLike) -> Numbers:
 
 def valid(numbers: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Which of an array of integers are valid NHS numbers. Raises TypeError if not integers."""
+    return keys_of(numbers)[1]
+
+
+def keys_of(numbers: npt.ArrayLike) -> tuple[Keys, npt.NDArray[np.bool_]]:
+    """The keys of an array of integers, and which of them are of a valid NHS number.
+
+    The key of what is not valid means nothing. Costs some 6 ns a number, without the GIL for the
+    most part. Raises TypeError if not integers.
+    """
     array = _integers(numbers)
-    keys, digits = np.divmod(array, np.uint64(10))
-    # Beyond the range no check digit is expected, and no digit is a 10.
-    is_valid: npt.NDArray[np.bool_] = digits == check_digits(keys)
-    is_valid &= array % np.uint64(REPDIGIT) != 0
-    return is_valid
+    keys = np.empty(array.shape, dtype=np.uint32)
+    is_valid = np.empty(array.shape, dtype=np.bool_)
+    flat, flat_keys, flat_valid = array.reshape(-1), keys.reshape(-1), is_valid.reshape(-1)
+    for start in range(0, len(flat), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        _split(flat[part], flat_keys[part], flat_valid[part])
+    return keys, is_valid
+
+
+def _split(numbers: Numbers, keys: Keys, is_valid: npt.NDArray[np.bool_]) -> None:
+    """One block of `keys_of`, small enough for the processor's caches.
+
+    The digits are taken five and five, in 32 bits, where division by a constant is one
+    multiplication for many numbers at a time. With h and l the halves, h1 = h // 10, h2 = h // 100
+    and so on, the weighted digit sum is 6h + 2h1 + 4h2 + 6h3 + 8h4 + l + 3l1 + 5l2 + 7l3 + 9l4
+    modulo 11.
+    """
+    # Exact: a double holds 34 bits, and the half keeps the quotient off whole numbers.
+    halves = np.minimum(numbers, np.uint64(NUMBER_MAX)).astype(np.float64)
+    halves += 0.5
+    halves *= 1e-5
+    high = halves.astype(np.uint32)
+    low = (numbers - high.astype(np.uint64) * np.uint64(100_000)).astype(np.uint32)
+    total = high * np.uint32(6) + low
+    for power, weight in ((10, 2), (100, 4), (1000, 6), (10_000, 8)):
+        total += high // np.uint32(power) * np.uint32(weight)
+    for power, weight in ((10, 3), (100, 5), (1000, 7), (10_000, 9)):
+        total += low // np.uint32(power) * np.uint32(weight)
+    np.equal(total % np.uint32(11), 0, out=is_valid)
+    is_valid &= numbers <= NUMBER_MAX
+    is_valid &= (high != low) | (high % np.uint32(11_111) != 0)
+    np.add(high * np.uint32(10_000), low // np.uint32(10), out=keys)
 
 
 def _integers(values: npt.ArrayLike) -> Numbers:

@@ -38,10 +38,10 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def run() -> Run:
-    """Run a command in this process; texts are given and taken as bytes."""
+    """Run a command in this process."""
 
-    def run(*arguments: object, stdin: bytes = b"") -> Result:
-        return CliRunner().invoke(commands, [str(a) for a in arguments], input=stdin)
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(commands, [str(argument) for argument in arguments])
 
     return run
 

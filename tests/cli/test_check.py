@@ -61,11 +61,11 @@ def test_csv_keeps_header_and_rows(run, target, service, tmp_path):
     assert "line 5: it has 2 columns" in result.stderr
 
 
-def test_standard_input_to_standard_output(run, target, cohort):
-    result = run("check", "-", "--target", target, stdin=cohort.read_bytes())
-    assert result.exit_code == 0
-    assert result.stdout_bytes == f"{A},\n {D}\n".encode()
-    assert "2 cleared" in result.stderr
+def test_standard_input_to_standard_output(start, target, cohort):
+    process = start("check", "-", "--target", target, stdin=subprocess.PIPE)
+    stdout, stderr = process.communicate(cohort.read_bytes(), timeout=60)
+    assert (process.returncode, stdout) == (0, f"{A},\n {D}\n".encode())
+    assert b"2 cleared" in stderr
 
 
 def test_messages_keep_to_the_limits_of_the_service(run, target, service, tmp_path):

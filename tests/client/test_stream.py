@@ -92,7 +92,8 @@ def test_a_full_chunk_goes_through(channel):
 
 @pytest.mark.parametrize("count", [0, NUMBERS_PER_CHUNK_MAX + 1])
 def test_a_chunk_of_the_wrong_size_is_refused_and_the_call_cancelled(channel, service, count):
-    stream = check_stream(channel, [valid_numbers(5), np.zeros(count, np.uint64)])
+    chunks = [valid_numbers(5), np.zeros(count, np.uint64)]
+    stream = check_stream(channel, chunks, in_flight_max=1)
     with pytest.raises(ValueError, match="a chunk holds"):
         exhaust(stream)
     with pytest.raises(IncompleteAnswer):

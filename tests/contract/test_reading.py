@@ -125,11 +125,12 @@ def test_closing_ends_a_waiting_read(place: Place) -> None:
     waiting, refused = threading.Event(), threading.Event()
 
     def wait() -> None:
-        with pytest.raises(FeedUnavailable, match="closed"):
+        try:
             while True:
                 waiting.set()
                 reader.read(wait_s=PATIENCE_S)
-        refused.set()
+        except FeedUnavailable:
+            refused.set()
 
     thread = threading.Thread(target=wait)
     thread.start()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 from pyroaring import BitMap
 
 from ndoo.errors import FeedEmpty, SnapshotRefused
+from ndoo.feed.feed import Feed, HistoryChanged
+from ndoo.publish import directory, redis
+from ndoo.publish.fold import Folded, fold
 from ndoo.register.changes import Change, Kind
 from support.people import KEYS, opt_in, opt_out, supersede
 from support.places import Place, bitmap, people_in
@@ -185,3 +189,57 @@ def test_a_change_racing_a_snapshot_is_neither_lost_nor_doubled(place: Place) ->
     for register in [*registers, place.register()]:
         seq = register.revision.seq
         assert people_in(register) == {0, *range(100, 100 + seq)}
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Has an act done once, after the next snapshot is folded and before it is put in place."""
+
+    def arrange(act: Callable[[], object]) -> None:
+        acts = [act]
+
+        def racing(feed: Feed) -> Folded:
+            folded = fold(feed)
+            if acts:
+                acts.pop()()
+            return folded
+
+        for module in (directory, redis):
+            monkeypatch.setattr(module, "fold", racing)
+
+    return arrange
+
+
+Meanwhile = Callable[[Callable[[], object]], None]
+
+
+def test_changes_appended_while_a_snapshot_is_made_are_kept(
+    place: Place, meanwhile: Meanwhile
+) -> None:
+    publisher, other = place.loaded(0), place.publisher()
+    publisher.append([opt_out(1)])
+    publisher.snapshot()
+    meanwhile(lambda: other.append([opt_out(2), opt_out(3)]))
+    assert publisher.snapshot().revision.seq == 1
+    assert people_in(place.register()) == {0, 1, 2, 3}
+
+
+def test_of_two_snapshots_the_newer_stays(place: Place, meanwhile: Meanwhile) -> None:
+    publisher, faster = place.loaded(0), place.publisher()
+    publisher.append([opt_out(1)])
+
+    def overtake() -> None:
+        faster.append([opt_out(2)])
+        faster.snapshot()
+
+    meanwhile(overtake)
+    assert publisher.snapshot().revision.seq == 2
+    assert place.feed().load().revision.seq == 2
+
+
+def test_a_snapshot_overtaken_by_a_load_changes_nothing(place: Place, meanwhile: Meanwhile) -> None:
+    publisher, loader = place.loaded(0), place.publisher()
+    meanwhile(lambda: loader.load(bitmap(0, 7)))
+    with pytest.raises(HistoryChanged, match="take the snapshot again"):
+        publisher.snapshot()
+    assert people_in(place.register()) == {0, 7}

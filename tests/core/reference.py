@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,26 @@ def is_valid(numbers: np.ndarray) -> np.ndarray:
     total = sum(digit * weight for digit, weight in zip(digits, WEIGHTS))
     alike = np.logical_and.reduce([digit == digits[0] for digit in digits])
     return in_range & (total % 11 == 0) & ~alike
+
+
+def every_half(seed: int) -> Iterator[np.ndarray]:
+    """Numbers with every upper five digits, beside lower five of each remainder, and vice versa."""
+    rng = np.random.default_rng(seed)
+    every = np.arange(100_000, dtype=np.uint64)
+    for half in _one_of_each_remainder(rng, WEIGHTS[5:]):
+        yield every * np.uint64(100_000) + half
+    for half in _one_of_each_remainder(rng, WEIGHTS[:5]):
+        yield half * np.uint64(100_000) + every
+
+
+def _one_of_each_remainder(rng: np.random.Generator, weights: tuple[int, ...]) -> list[np.uint64]:
+    weighed = np.array(
+        [
+            sum(int(digit) * weight for digit, weight in zip(f"{half:05d}", weights)) % 11
+            for half in range(100_000)
+        ]
+    )
+    return [np.uint64(rng.choice(np.flatnonzero(weighed == rest))) for rest in range(11)]
 
 
 @dataclass(frozen=True)

@@ -96,22 +96,8 @@ def test_digit_arithmetic_for_every_half(seed: int):
     Validity depends on the sum of what the two halves contribute, modulo 11. A half that is weighed
     wrongly is valid with the wrong one of eleven residues.
     """
-    rng = np.random.default_rng(seed)
-    every = np.arange(100_000, dtype=np.uint64)
-    lower = [weigh(half, reference.WEIGHTS[5:]) for half in range(100_000)]
-    upper = [weigh(half, reference.WEIGHTS[:5]) for half in range(100_000)]
-    for half in one_of_each_residue(rng, np.array(lower)):
-        agree(TABLES, every * np.uint64(100_000) + half)
-    for half in one_of_each_residue(rng, np.array(upper)):
-        agree(TABLES, half * np.uint64(100_000) + every)
-
-
-def weigh(half: int, weights: tuple[int, ...]) -> int:
-    return sum(int(digit) * weight for digit, weight in zip(f"{half:05d}", weights)) % 11
-
-
-def one_of_each_residue(rng: np.random.Generator, residues: np.ndarray) -> list[np.uint64]:
-    return [np.uint64(rng.choice(np.flatnonzero(residues == residue))) for residue in range(11)]
+    for numbers in reference.every_half(seed):
+        agree(TABLES, numbers)
 
 
 @pytest.mark.parametrize("order", ["random", "ascending", "descending", "one", "few"])

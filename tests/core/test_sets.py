@@ -148,6 +148,14 @@ def test_inconsistent_bitmaps_are_refused():
             print(name, ask(raw))  # noqa: T201
 
 
+def test_offsets_that_lead_elsewhere_are_refused():
+    # Readers that follow the offsets would see other keys than readers that do not.
+    good = hostile.array_bitmap([1, 3, 5])
+    for offset in (0, 15, 17, 18, 2**32 - 1):
+        with pytest.raises(BadSet):
+            ask(good[:12] + offset.to_bytes(4, "little") + good[16:])
+
+
 @pytest.mark.parametrize("keys", [BitMap(range(5)), BitMap(CROWD[:2_000].astype(np.uint32))])
 def test_any_length_but_the_whole_is_refused(keys: BitMap):
     for raw in both_forms(keys):

@@ -57,6 +57,13 @@ def test_a_torn_last_write_of_many_lines_loses_only_the_torn_one(
     assert people_in(place.register()) == {0, 1, 2, 4}
 
 
+def test_a_long_torn_write_leaves_nothing_behind(place: Place, harm: DirectoryHarm) -> None:
+    publisher = place.loaded(0)
+    harm.append_bytes(log.encode_line({"seq": "1", "src": "x" * 1000})[:-1])
+    publisher.append([opt_out(1)])
+    assert harm.segment.read_bytes().endswith(line(1, 1))
+
+
 def test_a_snapshot_beside_a_torn_write_is_fine(place: Place, harm: DirectoryHarm) -> None:
     publisher = place.loaded(0)
     publisher.append([opt_out(1)])
@@ -119,14 +126,24 @@ def test_a_line_seen_while_it_was_replaced_is_looked_at_again(
     feed = place.feed()
     snapshot = feed.load()
     publisher.append([opt_out(1)])
-    real = directory._read_bytes
-    mixed = [lambda path, offset: real(path, offset).replace(b"opt_out", b"opt_owt")]
-    monkeypatch.setattr(
-        directory, "_read_bytes", lambda *args: (mixed.pop() if mixed else real)(*args)
-    )
+    real, mixtures = directory._read_bytes, [b"opt_owt"]
+
+    def read_bytes(path: Path, offset: int) -> bytes:
+        return real(path, offset).replace(b"opt_out", mixtures.pop() if mixtures else b"opt_out")
+
+    monkeypatch.setattr(directory, "_read_bytes", read_bytes)
     first = feed.read(snapshot.revision, snapshot.position, 0.0)
     assert (first.changes, first.complete) == ((), False)
     assert len(feed.read(snapshot.revision, first.position, 0.0).changes) == 1
+
+
+def test_a_log_longer_than_one_read_is_read_to_its_end(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.loaded(0).append([opt_out(person) for person in range(1, 50)])
+    for size in (150, 151, 200, 1000):
+        monkeypatch.setattr(directory, "READ_BYTES", size)
+        assert people_in(place.register()) == set(range(50))
 
 
 def test_a_line_without_end_is_damage(place: Place, harm: DirectoryHarm) -> None:
@@ -252,6 +269,28 @@ def test_a_full_disk_is_told_and_leaves_no_half_change(
     assert 3 in people_in(place.register())
 
 
+def test_a_log_that_goes_while_it_is_read_is_not_taken_for_its_end(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = place.loaded(0)
+    feed = place.feed()
+    snapshot = feed.load()
+    real = directory._read_piece
+
+    def overtaken(*args: object) -> object:
+        piece = real(*args)
+        monkeypatch.setattr(directory, "_read_piece", real)
+        for person in range(1, 6):
+            publisher.append([opt_out(person)])
+            publisher.snapshot()
+        return piece
+
+    monkeypatch.setattr(directory, "_read_piece", overtaken)
+    with pytest.raises(HistoryChanged) as changed:
+        feed.read(snapshot.revision, snapshot.position, 0.0)
+    assert changed.value.reason == "TRIMMED"
+
+
 def test_a_reader_whose_log_is_gone_is_told(place: Place, harm: DirectoryHarm) -> None:
     publisher = place.loaded(0)
     feed = place.feed()
@@ -297,7 +336,9 @@ def test_files_are_not_for_everybody(place: Place, harm: DirectoryHarm) -> None:
         assert path.stat().st_mode & 0o007 == 0
 
 
-@pytest.mark.parametrize("text", ["", "1", "0:0", "1:-1", "1:0:0", "١:0", f"{2**63}:0", "1:0 "])
+@pytest.mark.parametrize(
+    "text", ["", "1", "0:0", "1:-1", "1:0:0", "\u0661:0", f"{2**63}:0", "1:0 "]
+)
 def test_other_texts_are_no_position(place: Place, text: str) -> None:
     assert Position.parse(text) is None
     revision = place.loaded(0).append([opt_out(1)])

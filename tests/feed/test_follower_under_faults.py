@@ -28,10 +28,18 @@ from support.scripted import people_seen
 PEOPLE = 12
 CALLS_TO_RECOVER_MAX = 60
 
-FAULTS = [
-    "none", "none", "none", "change", "change", "burst", "short", "away", "lost", "gap", "doubled",
-    "reordered", "unreadable", "trimmed", "generation", "refused", "bug", "snapshot",
-]  # fmt: skip
+RAISED = {
+    "away": FeedUnavailable("The feed is away."),
+    "answer lost": FeedUnavailable("The answer was lost."),
+    "trimmed": HistoryChanged("Trimmed.", reason="TRIMMED"),
+    "refused": SnapshotRefused("Damaged."),
+    "bug": RuntimeError("A bug."),
+}
+RECORDED = {
+    "change": 1, "answer lost": 1, "burst": 3, "short": 3, "gap": 3, "doubled": 3, "reordered": 3,
+    "unreadable": 3,
+}  # fmt: skip
+FAULTS = [*RAISED, *RECORDED, "change", "generation", "snapshot", "none", "none", "none"]
 fired: Counter[str] = Counter()
 
 
@@ -130,23 +138,14 @@ class FaultyFeed:
             return "none"
         fault = self.faults.pop()
         fired[fault] += 1
-        if fault == "change":
+        for _ in range(RECORDED.get(fault, 0)):
             world.record()
-        elif fault in {"burst", "gap", "doubled", "reordered", "short", "unreadable"}:
-            for _ in range(3):
-                world.record()
-        elif fault == "snapshot":
+        if fault == "snapshot":
             world.take_snapshot()
-        elif fault == "generation":
+        if fault == "generation":
             world.start_generation()
-        elif fault in {"away", "lost"}:
-            raise FeedUnavailable("The feed is away.")
-        elif fault == "trimmed":
-            raise HistoryChanged("Trimmed.", reason="TRIMMED")
-        elif fault == "refused":
-            raise SnapshotRefused("Damaged.")
-        elif fault == "bug":
-            raise RuntimeError("A bug.")
+        if fault in RAISED:
+            raise RAISED[fault]
         return fault
 
 

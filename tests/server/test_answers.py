@@ -50,8 +50,9 @@ async def test_check_reads_every_accepted_form(house: House, form: str) -> None:
 
 @pytest.mark.parametrize(
     "written",
-    ["", " ", "9990000027", "999000002", "99900000266", "9999999999", "0000000000", "999 0000026",
-     "999-000 0026", "９９９００００026", "9990000026\n", "+9990000026", "9990000026\0", "٩٩٩٠٠٠٠٠٢٦"],
+    ["", " ", "9990000027", "999000002", "99900000266", "9999999999", "0000000000", "+9990000026",
+     "999-000 0026", "999 0000026", "９９９００００026",
+     "٩٩٩٠٠٠٠٠٢٦", "9990000026\n", "9990000026\0"],
 )  # fmt: skip
 async def test_check_calls_everything_else_invalid(house: House, written: str) -> None:
     answer = await house.stub.Check(check_pb2.CheckRequest(nhs_number=written))

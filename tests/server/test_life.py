@@ -217,9 +217,7 @@ def fetch(address: str, path: str) -> tuple[int, str]:
 
 async def test_http_endpoint(make_house: MakeHouse) -> None:
     house = await make_house()
-    endpoint = HttpEndpoint(
-        "127.0.0.1:0", house.metrics.registry, lambda: is_ready(house.replica)
-    )
+    endpoint = HttpEndpoint("127.0.0.1:0", house.metrics.registry, lambda: is_ready(house.replica))
     try:
         assert await asyncio.to_thread(fetch, endpoint.address, "/livez") == (200, "alive\n")
         assert (await asyncio.to_thread(fetch, endpoint.address, "/readyz"))[0] == 503

@@ -101,9 +101,7 @@ async def test_exactly_at_a_revision_that_is_gone(house: House, method: str) -> 
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_at_least_as_fresh_waits_for_the_follower(house: House, method: str) -> None:
-    asked = asyncio.create_task(
-        ask(house, method, at_least_as_fresh=Revision(GENERATION, 1).token)
-    )
+    asked = asyncio.create_task(ask(house, method, at_least_as_fresh=Revision(GENERATION, 1).token))
     await until_waiting(house)
     house.opt_out(CANARY)
     answer = await asked

@@ -68,7 +68,7 @@ class Observer:
 
 
 class ScriptedFeed:
-    """Answers each call with the next step: raises it, calls it, or returns it. Stops at the end."""
+    """Answers each call with the next step: raises, calls or returns it. Stops at the end."""
 
     name = "scripted"
 

@@ -9,5 +9,6 @@ url, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 publisher = open_publisher(url)
 for person in range(first, first + count):
     publisher.append([opt_out(person)])
-    print(person, flush=True)
+    sys.stdout.write(f"{person}\n")
+    sys.stdout.flush()
 publisher.close()

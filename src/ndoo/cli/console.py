@@ -7,11 +7,13 @@ an NHS number: click, the system and people put arguments into messages.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -49,22 +51,14 @@ class Commands(click.Group):
         try:
             result = super().main(*args, **kwargs)
             sys.stdout.flush()
-        except click.exceptions.Abort:
-            _end("Interrupted.", INTERRUPTED)
-        except click.UsageError as error:
-            _end(_usage(error), WRONG_USAGE)
-        except click.ClickException as error:
-            _end(error.format_message(), FAILED)
-        except (NdooError, ClientError) as error:
-            _end(str(error), FAILED)
         except BrokenPipeError:
             # Whoever read the output has gone; the interpreter's last flush must not complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(FAILED)
-        except OSError as error:
-            _end(
-                f"{error.strerror or type(error).__name__}: {error.filename or 'no file'}.", FAILED
-            )
+        except Exception as error:  # noqa: BLE001  (a traceback may hold what a user typed)
+            sentence, code = _ending(error)
+            tell(f"Error: {sentence}")
+            sys.exit(code)
         sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -73,9 +67,35 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(TERMINATED))
 
 
-def _end(sentence: str, code: int) -> NoReturn:
-    tell(f"Error: {sentence}")
-    sys.exit(code)
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM take effect right after the block: what it begins is known to be begun."""
+    held: list[int] = []
+    ending = (signal.SIGINT, signal.SIGTERM)
+    before = {n: signal.signal(n, lambda number, _frame: held.append(number)) for n in ending}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+        for number in held:
+            signal.raise_signal(number)
+
+
+def _ending(error: Exception) -> tuple[str, int]:
+    """The sentence and the exit code for *error*."""
+    match error:
+        case click.exceptions.Abort():
+            return "Interrupted.", INTERRUPTED
+        case click.UsageError():
+            return _usage(error), WRONG_USAGE
+        case click.ClickException() | NdooError() | ClientError():
+            return str(error), FAILED
+        case OSError(strerror=str(what)):
+            return f"{what}: {error.filename}." if error.filename else f"{what}.", FAILED
+        case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] in _SERVER_PACKAGES:
+            return _missing(name), FAILED
+    return _fault_of_ours(error), FAILED
 
 
 def _usage(error: click.UsageError) -> str:
@@ -84,15 +104,10 @@ def _usage(error: click.UsageError) -> str:
     return f"{sentence}; see '{command} --help'."
 
 
-def _missing_package(error: Exception) -> str | None:
-    """What to install, if *error* says that a package of the server is not there."""
-    name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
-    package = name.partition(".")[0]
-    if package not in _SERVER_PACKAGES:
-        return None
+def _missing(name: str) -> str:
     return (
-        f"This command needs the package {package}, which the base install does not bring; "
-        "install it with: pip install 'ndoo[server]'"
+        f"This command needs the package {name.partition('.')[0]}, which the base install does not "
+        "bring; install it with: pip install 'ndoo[server]'"
     )
 
 

@@ -14,11 +14,12 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO, cast
 
 import click
 import grpc
 
-from ndoo.cli.console import tell
+from ndoo.cli.console import signals_held, tell
 from ndoo.client import get_register, open_channel
 from ndoo.v1 import check_pb2
 
@@ -51,23 +52,23 @@ def running_server(feed: str) -> Iterator[RunningServer]:
     started = time.perf_counter()
     command = [sys.executable, "-m", "ndoo", "serve"]
     command += ["--listen", _ANY_PORT, "--http-listen", _ANY_PORT]
-    with subprocess.Popen(  # noqa: S603  (our own program)
-        command,
-        env=_environment(feed),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        log = _Log(process)
-        try:
-            target = log.address(started + _START_S_MAX)
-            with open_channel(target) as channel:
-                _wait_until_live(channel, log, started + _START_S_MAX)
-            yield RunningServer(target, time.perf_counter() - started, process)
-        finally:
-            _stop(process)
-            log.join()
+    with contextlib.ExitStack() as ending:
+        with signals_held():
+            process = subprocess.Popen(  # noqa: S603  (our own program)
+                command,
+                env=_environment(feed),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            log = _Log(process)
+            ending.callback(log.close)
+            ending.callback(_stop, process)
+        target = log.address(started + _START_S_MAX)
+        with open_channel(target) as channel:
+            _wait_until_live(channel, log, started + _START_S_MAX)
+        yield RunningServer(target, time.perf_counter() - started, process)
 
 
 def _environment(feed: str) -> dict[str, str]:
@@ -81,7 +82,7 @@ class _Log:
     """What the server writes: read by a thread, so that the server never waits for a reader."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+        self._lines = cast("TextIO", process.stdout)
         self._last: deque[str] = deque(maxlen=20)
         self._address: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._read, name="server-log", daemon=True)
@@ -101,11 +102,12 @@ class _Log:
             tell(line)
         return click.ClickException("The server did not get ready; its last words are above.")
 
-    def join(self) -> None:
+    def close(self) -> None:
         self._thread.join()
+        self._lines.close()
 
     def _read(self) -> None:
-        for line in self._process.stdout or ():
+        for line in self._lines:
             self._last.append(line.rstrip("\n"))
             with contextlib.suppress(ValueError, AttributeError):
                 event = json.loads(line)
@@ -127,3 +129,4 @@ def _stop(process: subprocess.Popen[str]) -> None:
         process.wait(_STOP_S_MAX)
     except subprocess.TimeoutExpired:
         process.kill()
+        process.wait()

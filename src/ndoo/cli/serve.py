@@ -44,17 +44,17 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command(no_args_is_help=False)
 @_settings_options
 def serve(**overrides: Any) -> None:
-    """Answer checks over gRPC from the register in FEED, and keep it up to date.
+    r"""Answer checks over gRPC from the register in FEED, and keep it up to date.
 
     \b
     ndoo serve --feed dir:./feed
     NDOO_FEED=redis://cache.internal:6379/0 ndoo serve --listen 0.0.0.0:50551
 
-    Logs JSON lines; the line with "event": "listening" names the two addresses once calls are welcome.
+    Logs JSON lines; the one with "event": "listening" names both addresses once calls are welcome.
     SIGTERM stops it in order: health says NOT_SERVING, running calls finish, exit 0.
     """
     settings = Settings.from_env(os.environ, **overrides)
-    import uvloop  # noqa: PLC0415  (the base install has no server)
+    import uvloop
 
     uvloop.run(_serve(settings))
 
@@ -129,9 +129,13 @@ def _first_news(replica: Replica) -> asyncio.Future[None]:
     news = loop.create_future()
     first = replica.state.trouble
 
+    def tell() -> None:
+        if not news.done():
+            news.set_result(None)
+
     def on_publication(state: State) -> None:
         if not news.done() and (state.view is not None or state.trouble not in {"", first}):
-            loop.call_soon_threadsafe(lambda: news.done() or news.set_result(None))
+            loop.call_soon_threadsafe(tell)
 
     replica.listen(on_publication)
     return news

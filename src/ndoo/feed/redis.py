@@ -207,7 +207,7 @@ class _Look:
             self._refuse_lost(self.seq, revision, position)
             return Batch((), position, complete=True)
         position = entries[len(changes) - 1][0].decode()
-        ended = len(changes) == len(entries) and _id(position) == self.last_id
+        ended = _id(position) == self.last_id  # none that was left out, or deleted, came after it
         return Batch(changes, position, complete=ended and self.seq <= changes[-1].seq)
 
     def _after_own(self, revision: Revision, position: str) -> Sequence[Entry]:
