@@ -46,6 +46,7 @@ class Streams:
         self._shares = [share for share in _shared_out(messages, count) if share]
         self._channels = shop.run(_open(target, len(self._shares)))
         self._method = method
+        shop.close_later(lambda: shop.run(_close(self._channels)))
 
     def run(self) -> list[list[bytes]]:
         """All answers, stream by stream."""
@@ -58,9 +59,6 @@ class Streams:
                 for channel, share in zip(self._channels, self._shares)
             )
         )
-
-    def close(self) -> None:
-        self._shop.run(_close(self._channels))
 
 
 async def ask(channel: grpc.aio.Channel, method: str, messages: Iterable[bytes]) -> list[bytes]:

@@ -35,6 +35,7 @@ class Workshop:
         self.scale = scale
         self.progress = Progress()
         self._stack = contextlib.ExitStack()
+        self._clients: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ndoo-bench-")))
@@ -54,6 +55,18 @@ class Workshop:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(coroutine)
+
+    def close_later(self, close: Callable[[], None]) -> None:
+        """Have a client closed before its server ends: left open it would try to reconnect."""
+        self._clients.append(close)
+
+    @contextlib.contextmanager
+    def _clients_closed(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            while self._clients:
+                self._clients.pop()()
 
     def rng(self, salt: str) -> np.random.Generator:
         """The same numbers in every run, others for every *salt*."""
@@ -90,14 +103,15 @@ class Workshop:
         """The real service, LIVE, on *feed* or on the one that holds the register."""
         feed = feed or self.feed
         self.progress.say("starting the service")
-        with service(feed) as served:
+        with service(feed) as served, self._clients_closed():
             yield served
 
     @contextlib.contextmanager
     def echo(self, feed: str = "") -> Iterator[tuple[Child, str]]:
         """The transport alone (see `echo`), and where it listens."""
         with child("echo", *([feed] if feed else [])) as (process, target):
-            yield process, target
+            with self._clients_closed():
+                yield process, target
 
     @contextlib.contextmanager
     def load_on(self, target: str, method: str) -> Iterator[Callable[[], float]]:

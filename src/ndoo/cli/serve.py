@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ndoo.config import Settings
+from ndoo.errors import InputError
 from ndoo.ops.logs import log_event, set_up
 
 if TYPE_CHECKING:
@@ -75,8 +76,12 @@ async def _serve(settings: Settings) -> None:
     metrics = Metrics(replica, software)
     follower = Follower(feed, replica, clock=time.time, observer=metrics)
     server = Server(settings, replica, metrics, software)
-    grpc_address = await server.start()
     http = HttpEndpoint(settings.http_listen, metrics.registry, lambda: is_ready(replica))
+    try:
+        grpc_address = await server.start()
+    except InputError:
+        http.close()
+        raise
     thread = threading.Thread(target=follower.run, name="follower")
     stop = _stop_signal()
     first_news = _first_news(replica)

@@ -57,12 +57,16 @@ class Server:
         self._service = Service(self._replica, limits, self._metrics, self._executor, self._version)
         self._calls = Calls(self._service, self._metrics, self._settings.streams_max)
         self._grpc = grpc.aio.server(options=_options(self._settings.message_bytes_max))
+        try:
+            port = _open_port(self._grpc, self._settings.listen)
+        except InputError:
+            await self._grpc.stop(None)
+            raise
         self._grpc.add_generic_rpc_handlers((self._calls.generic_handler(),))
         await self._add_health()
         reflection.enable_server_reflection(
             (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
         )
-        port = _open_port(self._grpc, self._settings.listen)
         await self._grpc.start()
         return f"{self._settings.listen.rpartition(':')[0]}:{port}"
 

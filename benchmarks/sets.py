@@ -1,0 +1,86 @@
+"""CheckSet: a whole population as Roaring bitmaps, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pyroaring import BitMap
+
+from benchmarks.data import WrongAnswer
+from benchmarks.harness import Contender, Facts, interleave
+from benchmarks.streams import ask, channel
+from benchmarks.workshop import Workshop
+from ndoo.cli.demo_data import draw_register
+from ndoo.nhs_number import Keys
+from ndoo.v1 import check_pb2
+
+QUESTION = "How long does CheckSet take for a whole population?"
+
+CHECK_SET = "/ndoo.v1.OptOutCheck/CheckSet"
+MESSAGES = 12
+
+
+def measure(shop: Workshop) -> Facts:
+    people = draw_people(shop)
+    parts = np.array_split(people, MESSAGES)
+    with shop.service() as served:
+        client = SetClient(shop, served.target)
+        requests = [
+            check_pb2.CheckSetRequest(keys=BitMap(part).serialize()).SerializeToString()
+            for part in parts
+        ]
+        contender = Contender(
+            "CheckSet", len(people), lambda: client.call(requests),
+            prover(parts, shop.register), served.cpu_s,
+        )  # fmt: skip
+        rows = interleave([contender], shop.scale.rounds, shop.progress)
+    return {
+        "parameters": {
+            "opt_outs": len(shop.register), "keys": len(people), "messages": MESSAGES,
+            "request_bytes": sum(map(len, requests)),
+        },
+        "rows": rows,
+    }  # fmt: skip
+
+
+def draw_people(shop: Workshop) -> Keys:
+    """The keys of as many people as the scale says, ascending."""
+    shop.progress.say("drawing a population")
+    return draw_register(shop.rng("population"), shop.scale.set_keys)
+
+
+class SetClient:
+    """CheckSet over one stream, raw bytes both ways."""
+
+    def __init__(self, shop: Workshop, target: str) -> None:
+        self._shop = shop
+        self._connection = shop.run(_opened(target))
+        shop.close_later(lambda: shop.run(self._connection.close()))
+
+    def call(self, requests: Sequence[bytes]) -> list[bytes]:
+        return self._shop.run(ask(self._connection, CHECK_SET, requests))
+
+
+async def _opened(target: str):
+    connection = channel(target)
+    await connection.channel_ready()
+    return connection
+
+
+def prover(parts: Sequence[Keys], register: Keys):
+    """Proves that a call cleared exactly those of *parts* who are not in *register*."""
+    opted_out = BitMap(register)
+    expected = [BitMap(part) - opted_out for part in parts]
+
+    def proven(responses: list[bytes]) -> Facts:
+        *chunks, last = map(check_pb2.CheckSetResponse.FromString, responses)
+        cleared = [BitMap.deserialize(each.chunk.cleared) for each in chunks]
+        if last.WhichOneof("message") != "summary" or cleared != expected:
+            raise WrongAnswer("CheckSet did not clear exactly those who may be")
+        counts = last.summary.counts
+        if counts.received != sum(map(len, parts)) or counts.cleared != sum(map(len, expected)):
+            raise WrongAnswer("the totals of CheckSet are not the truth")
+        return {"cleared": counts.cleared, "opted_out": counts.opted_out}
+
+    return proven

@@ -1,0 +1,142 @@
+"""The service as a process: started, asked, killed, stopped; nothing recorded is ever lost."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import grpc
+import pytest
+
+from ndoo import nhs_number
+from ndoo.register.changes import Change, Kind
+from ndoo.v1 import check_pb2, check_pb2_grpc
+from support.people import KEYS
+from support.places import Place
+
+Serve = Callable[..., "Process"]
+
+
+@dataclass
+class Process:
+    """One `ndoo serve`, listening."""
+
+    popen: subprocess.Popen[str]
+    grpc: str
+    http: str
+
+    def verdict(self, person: int, at_least_as_fresh: str = "") -> int:
+        with grpc.insecure_channel(self.grpc) as channel:
+            request = check_pb2.CheckRequest(
+                nhs_number=number(person), at_least_as_fresh=at_least_as_fresh
+            )
+            return check_pb2_grpc.OptOutCheckStub(channel).Check(request, timeout=30).verdict
+
+
+def number(person: int) -> str:
+    return f"{int(nhs_number.numbers_of([KEYS[person]])[0]):010d}"
+
+
+@pytest.fixture
+def serve(place: Place) -> Iterator[Serve]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*flags: str, http: str = "127.0.0.1:0") -> Process:
+        command = [sys.executable, "-m", "ndoo", "serve", "--feed", place.url, "--http-listen", http]
+        popen = subprocess.Popen(
+            [*command, "--listen", "127.0.0.1:0", *flags], stdout=subprocess.PIPE, text=True
+        )
+        started.append(popen)
+        for line in popen.stdout:
+            event = json.loads(line)
+            if event["event"] == "listening":
+                return Process(popen, event["grpc"], event["http"])
+        raise AssertionError("the service ended before it listened")
+
+    yield start
+    for popen in started:
+        popen.kill()
+        popen.communicate()
+
+
+def test_it_answers_once_it_listens(place: Place, serve: Serve) -> None:
+    place.loaded(1, 2)
+    service = serve()
+    assert service.verdict(1) == check_pb2.VERDICT_OPTED_OUT
+    assert service.verdict(3) == check_pb2.VERDICT_CLEARED
+    with urllib.request.urlopen(f"http://{service.http}/readyz", timeout=30) as response:
+        assert response.status == 200
+
+
+def test_a_killed_service_comes_back_with_every_recorded_change(
+    place: Place, serve: Serve
+) -> None:
+    publisher = place.loaded(1)
+    service = serve()
+    token = publisher.append([Change(Kind.OPT_OUT, key=KEYS[2])]).token
+    assert service.verdict(2, token) == check_pb2.VERDICT_OPTED_OUT
+    service.popen.send_signal(signal.SIGKILL)
+    service.popen.wait()
+    token = publisher.append([Change(Kind.OPT_OUT, key=KEYS[3])]).token
+    again = serve()
+    for person in (1, 2, 3):
+        assert again.verdict(person, token) == check_pb2.VERDICT_OPTED_OUT
+    assert again.verdict(4, token) == check_pb2.VERDICT_CLEARED
+
+
+def test_sigterm_lets_a_running_stream_finish_and_exits_with_0(
+    place: Place, serve: Serve
+) -> None:
+    place.loaded(1, 2)
+    service = serve()
+    requests: queue.SimpleQueue[check_pb2.StreamCheckRequest | None] = queue.SimpleQueue()
+    message = check_pb2.StreamCheckRequest(nhs_numbers=[int(number(1)), int(number(3))])
+    with grpc.insecure_channel(service.grpc) as channel:
+        stub = check_pb2_grpc.OptOutCheckStub(channel)
+        stream = stub.StreamCheck(iter(requests.get, None))
+        requests.put(message)
+        assert next(stream).chunk.cleared == b"\x02"
+        service.popen.send_signal(signal.SIGTERM)
+        assert json.loads(service.popen.stdout.readline())["event"] == "stopping"
+        requests.put(message)
+        assert next(stream).chunk.offset == 2
+        requests.put(None)
+        assert next(stream).summary.counts.received == 4
+        assert list(stream) == []
+    assert json.loads(service.popen.stdout.readline())["event"] == "stopped"
+    assert service.popen.wait() == 0
+
+
+def test_a_port_in_use_is_told_in_one_sentence(place: Place, serve: Serve) -> None:
+    place.loaded(1)
+    service = serve()
+    command = [sys.executable, "-m", "ndoo", "serve", "--feed", place.url, "--listen"]
+    for flags in (
+        [service.grpc, "--http-listen", "127.0.0.1:0"],
+        ["127.0.0.1:0", "--http-listen", service.http],
+    ):
+        second = subprocess.run(
+            [*command, *flags], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert second.returncode == 1
+        last = second.stderr.strip().splitlines()[-1]
+        assert last.startswith("Error: Cannot listen on")
+        assert "Traceback" not in second.stderr
+
+
+def test_an_empty_feed_is_waited_for(place: Place, serve: Serve) -> None:
+    """It listens, answers nothing, and begins to answer when a register is loaded."""
+    service = serve()
+    with pytest.raises(grpc.RpcError) as caught:
+        service.verdict(1)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    place.loaded(1)
+    phases = (json.loads(line) for line in service.popen.stdout)
+    assert any(event.get("phase") == "LIVE" for event in phases)
+    assert service.verdict(1) == check_pb2.VERDICT_OPTED_OUT
