@@ -4,8 +4,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+BENCH_READY := .venv/.bench-ready
+BENCH = REDIS_SERVER="$$(scripts/redis-server)" && REDIS_SERVER="$$REDIS_SERVER" $(BIN)/python -m benchmarks
 
-.PHONY: help setup demo test check format proto lock clean
+.PHONY: help setup demo test check format proto lock clean bench bench-quick bench-gate bench-report
 
 help:  ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -27,6 +29,26 @@ demo: $(READY)  ## Run the main job once, at full size, against the real server
 test: $(READY)  ## Run all tests, against a real Redis
 	@REDIS_SERVER="$$(scripts/redis-server)" && REDIS_SERVER="$$REDIS_SERVER" $(BIN)/pytest
 
+$(BENCH_READY): $(READY) requirements-bench.lock
+	@echo "Adding what the benchmarks need to .venv ..."
+	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@touch $@
+
+bench: $(BENCH_READY)  ## Measure everything and write the pages of it, in about ten minutes
+	@$(BENCH) run
+	@$(BIN)/python -m benchmarks report
+
+bench-quick: $(BENCH_READY)  ## Measure a little of everything into .venv, in under two minutes
+	@$(BENCH) run --scale quick --results .venv/bench-quick
+	@$(BIN)/python -m benchmarks report --results .venv/bench-quick --docs .venv/bench-quick
+	@echo "See .venv/bench-quick/performance.md."
+
+bench-gate: $(BENCH_READY)  ## Fail if the service has become slow beside its transport and its peers
+	@$(BIN)/python -m benchmarks gate
+
+bench-report: $(BENCH_READY)  ## Write docs/performance.md and docs/capacity.md from benchmarks/results
+	@$(BIN)/python -m benchmarks report
+
 check: $(READY)  ## Formatting, lint, types, layers
 	@$(BIN)/ruff format --check --quiet src tests benchmarks
 	@$(BIN)/ruff check --quiet src tests benchmarks
@@ -40,9 +62,12 @@ format: $(READY)  ## Format the code
 proto: $(READY)  ## Generate src/ndoo/v1 from the proto
 	@$(BIN)/python scripts/generate_proto.py src
 
-lock: $(READY)  ## Renew requirements.lock from pyproject.toml
+lock: $(READY)  ## Renew the two locks from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --extra server --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade --quiet -o requirements.lock
+	@$(BIN)/uv pip compile --group bench -c requirements.lock --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade --quiet \
+	  -o requirements-bench.lock
 
 clean:  ## Remove everything that was made
 	@rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,61 +1,64 @@
-"""CheckSet counted from what people have: an unsorted array of NHS numbers."""
+"""CheckSet counted from what people have, an unsorted array of NHS numbers, through the client."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from pyroaring import BitMap
 
-from benchmarks.data import WrongAnswer
+from benchmarks.data import Mask, WrongAnswer
 from benchmarks.harness import Contender, Facts, interleave
-from benchmarks.sets import SetClient, draw_people
+from benchmarks.sets import draw_people
 from benchmarks.workshop import Workshop
 from ndoo import nhs_number
-from ndoo.v1 import check_pb2
+from ndoo.client import open_channel
+from ndoo.client.set_stream import SetAnswer, check_set
+from ndoo.client.sets import KeySet
 
-QUESTION = "How long does CheckSet take, counted from an unsorted array?"
+QUESTION = "How long does CheckSet take, counted from an unsorted array of numbers?"
 
-_PREPARING, _WHOLE = "preparing the messages", "preparing and calling"
+PREPARING = "array to set"
+CALLING = "array to set, and the call"
+WHOLE = "array to set, the call, and a boolean a number"
 
 
 def measure(shop: Workshop) -> Facts:
-    from ndoo.client.sets import set_messages  # noqa: PLC0415  (only here is it needed)
-
     people = draw_people(shop)
     numbers = nhs_number.numbers_of(people)
     shop.rng("order").shuffle(numbers)
-    opted_out = BitMap(shop.register)
-    cleared = len(people) - BitMap(people).intersection_cardinality(opted_out)
+    truth = ~np.isin(numbers, nhs_number.numbers_of(shop.register), kind="sort")
+    cleared = int(truth.sum())
 
-    with shop.service() as served:
-        client = SetClient(shop, served.target)
+    def prepared(keys: KeySet) -> Facts:
+        return _counted(len(keys), len(people))
 
-        def whole() -> list[bytes]:
-            return client.call([_request(keys) for keys in set_messages(numbers)])
+    def called(answer: SetAnswer) -> Facts:
+        return _counted(answer.summary.cleared, cleared)
 
-        def proven(responses: list[bytes]) -> Facts:
-            counts = check_pb2.CheckSetResponse.FromString(responses[-1]).summary.counts
-            if (counts.received, counts.cleared) != (len(people), cleared):
-                raise WrongAnswer("the totals of CheckSet are not the truth")
-            return {"cleared": counts.cleared, "opted_out": counts.opted_out}
+    def told(mask: Mask) -> Facts:
+        if not np.array_equal(mask, truth):
+            raise WrongAnswer("the booleans are not the truth")
+        return _counted(int(mask.sum()), cleared)
 
-        def prepared(messages: list[Any]) -> Facts:
-            parts = [BitMap.deserialize(bytes(message)) for message in messages]
-            if BitMap.union(*parts) != BitMap(people):
-                raise WrongAnswer("the messages do not hold exactly the numbers given")
-            return {"messages": len(messages)}
-
+    with shop.service() as served, open_channel(served.target) as channel:
         rows = interleave(
             [
-                Contender(_PREPARING, len(people), lambda: set_messages(numbers), prepared),
-                Contender(_WHOLE, len(people), whole, proven, served.cpu_s),
+                Contender(PREPARING, len(people), lambda: KeySet.of(numbers), prepared),
+                Contender(
+                    CALLING, len(people), lambda: check_set(channel, KeySet.of(numbers)), called,
+                    served.cpu_s,
+                ),
+                Contender(
+                    WHOLE, len(people),
+                    lambda: check_set(channel, KeySet.of(numbers)).cleared.holds(numbers), told,
+                    served.cpu_s,
+                ),
             ],
             max(1, shop.scale.rounds // 2),
             shop.progress,
-        )
+        )  # fmt: skip
     return {"parameters": {"keys": len(people), "opt_outs": len(shop.register)}, "rows": rows}
 
 
-def _request(keys: Any) -> bytes:
-    return check_pb2.CheckSetRequest(keys=bytes(keys)).SerializeToString()
+def _counted(count: int, truth: int) -> Facts:
+    if count != truth:
+        raise WrongAnswer("the totals of CheckSet are not the truth")
+    return {"count": count}

@@ -16,15 +16,17 @@ def generate(target: Path) -> None:
     """Write the messages, their types and the stubs below *target*/ndoo/v1."""
     sources = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     well_known = files("grpc_tools") / "_proto"
-    status = protoc.main([
-        "protoc",
-        f"--proto_path={PROTOS}",
-        f"--proto_path={well_known}",
-        f"--python_out={target}",
-        f"--pyi_out={target}",
-        f"--grpc_python_out={target}",
-        *sources,
-    ])
+    status = protoc.main(
+        [
+            "protoc",
+            f"--proto_path={PROTOS}",
+            f"--proto_path={well_known}",
+            f"--python_out={target}",
+            f"--pyi_out={target}",
+            f"--grpc_python_out={target}",
+            *sources,
+        ]
+    )
     if status:
         sys.exit(status)
 

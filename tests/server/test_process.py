@@ -48,7 +48,16 @@ def serve(place: Place) -> Iterator[Serve]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*flags: str, http: str = "127.0.0.1:0") -> Process:
-        command = [sys.executable, "-m", "ndoo", "serve", "--feed", place.url, "--http-listen", http]
+        command = [
+            sys.executable,
+            "-m",
+            "ndoo",
+            "serve",
+            "--feed",
+            place.url,
+            "--http-listen",
+            http,
+        ]
         popen = subprocess.Popen(
             [*command, "--listen", "127.0.0.1:0", *flags], stdout=subprocess.PIPE, text=True
         )
@@ -74,9 +83,7 @@ def test_it_answers_once_it_listens(place: Place, serve: Serve) -> None:
         assert response.status == 200
 
 
-def test_a_killed_service_comes_back_with_every_recorded_change(
-    place: Place, serve: Serve
-) -> None:
+def test_a_killed_service_comes_back_with_every_recorded_change(place: Place, serve: Serve) -> None:
     publisher = place.loaded(1)
     service = serve()
     token = publisher.append([Change(Kind.OPT_OUT, key=KEYS[2])]).token
@@ -90,9 +97,7 @@ def test_a_killed_service_comes_back_with_every_recorded_change(
     assert again.verdict(4, token) == check_pb2.VERDICT_CLEARED
 
 
-def test_sigterm_lets_a_running_stream_finish_and_exits_with_0(
-    place: Place, serve: Serve
-) -> None:
+def test_sigterm_lets_a_running_stream_finish_and_exits_with_0(place: Place, serve: Serve) -> None:
     place.loaded(1, 2)
     service = serve()
     requests: queue.SimpleQueue[check_pb2.StreamCheckRequest | None] = queue.SimpleQueue()

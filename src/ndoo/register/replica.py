@@ -48,7 +48,7 @@ class State:
     def verified(self) -> View:
         """The view. Raises NotAnswering if there is none yet."""
         if self.view is None:
-            raise NotAnswering(f"The register is not ready. {self.trouble}", reason="NOT_LOADED")
+            raise NotAnswering("The register is not loaded yet.", reason="NOT_LOADED")
         return self.view
 
 
@@ -85,9 +85,9 @@ class Replica:
         state = self._state
         if state.suspended:
             return Phase.SUSPENDED
-        if state.view is None:
+        if state.view is None and state.phase is Phase.LIVE:
             return Phase.LOADING
-        if self._is_stale(state, now):
+        if state.view is not None and self._is_stale(state, now):
             return Phase.STALE
         return state.phase
 

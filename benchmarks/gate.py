@@ -1,0 +1,1 @@
+def hold(): return 0
