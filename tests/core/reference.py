@@ -113,4 +113,5 @@ class Tables:
 
 
 def summary_of(detail: np.ndarray) -> np.ndarray:
-    return np.packbits(detail == 255, bitorder="little")
+    """One bit for each two bytes of *detail*: set where both of them are full."""
+    return np.packbits((detail.reshape(-1, 2) == 255).all(axis=1), bitorder="little")

@@ -47,7 +47,7 @@ def test_before_the_first_view_there_are_no_answers(now: float):
 def test_a_phase_without_a_view_gives_no_answers(phase: Phase):
     replica = replica_with(State(phase, None, AS_OF, suspended=False, trouble=""))
     assert reason(replica, AS_OF) == "NOT_LOADED"
-    assert replica.phase(AS_OF) is Phase.LOADING
+    assert replica.phase(AS_OF) is (Phase.LOADING if phase is Phase.LIVE else phase)
     with pytest.raises(NotAnswering):
         _ = replica.state.verified
 

@@ -15,6 +15,7 @@ _KEEPALIVE_MS = 330_000  # servers take pings more often than every five minutes
 _OPTIONS = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.http2.max_frame_size", 4 * 1024 * 1024),
     ("grpc.use_local_subchannel_pool", 1),  # each channel gets a connection of its own
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
     ("grpc.enable_http_proxy", 0),  # NHS numbers go to the service named, and nowhere else
