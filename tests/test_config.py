@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from ndoo.config import Settings
+from ndoo.config import Settings, split_address
 from ndoo.errors import InputError
 
 FEED = {"NDOO_FEED": "dir:feed"}
@@ -41,6 +41,10 @@ def test_other_names_are_not_ours() -> None:
         (FEED | {"NDOO_STREAMS_MAX": "1.5"}, "must be a whole number"),
         (FEED | {"NDOO_STREAMS_MAX": "-1"}, "must lie between"),
         (FEED | {"NDOO_LISTEN": "50551"}, "must be HOST:PORT"),
+        (FEED | {"NDOO_LISTEN": "localhost:65536"}, "must be HOST:PORT"),
+        (FEED | {"NDOO_LISTEN": "unix:/tmp/x:1"}, "must be HOST:PORT"),
+        (FEED | {"NDOO_LISTEN": "::1:50551"}, "must be HOST:PORT"),
+        (FEED | {"NDOO_HTTP_LISTEN": "localhost:\u0661"}, "must be HOST:PORT"),
         (FEED | {"NDOO_HTTP_LISTEN": "localhost:"}, "must be HOST:PORT"),
         (FEED | {"NDOO_PREFIX": "a{b}"}, "NDOO_PREFIX must be"),
         (FEED | {"NDOO_LOG_LEVEL": "loud"}, "NDOO_LOG_LEVEL must be"),
@@ -50,6 +54,15 @@ def test_other_names_are_not_ours() -> None:
 def test_each_fault_has_its_sentence(environ: dict[str, str], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         Settings.from_env(environ)
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [("0.0.0.0:0", ("0.0.0.0", 0)), ("[::1]:65535", ("::1", 65535)), ("a-b.c:1", ("a-b.c", 1))],
+)
+def test_addresses(address: str, parts: tuple[str, int]) -> None:
+    assert Settings.from_env(FEED | {"NDOO_LISTEN": address}).listen == address
+    assert split_address(address) == parts
 
 
 def test_a_refused_value_is_not_repeated() -> None:

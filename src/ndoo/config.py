@@ -19,6 +19,16 @@ from ndoo.errors import InputError
 ENV_PREFIX = "NDOO_"
 _NUMBER_BYTES = 8
 _MESSAGE_OVERHEAD_BYTES = 1024
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
+_PORT_MAX = 65_535
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """The host, without brackets, and the port of HOST:PORT. Raises ValueError."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match[3]) > _PORT_MAX:
+        raise ValueError("not HOST:PORT")
+    return match[1] or match[2], int(match[3])
 
 
 def _setting(env: str, default: Any, help_text: str, **bounds: Any) -> Any:
@@ -37,11 +47,11 @@ class Settings:
     )
     listen: str = _setting(
         "NDOO_LISTEN", "127.0.0.1:50551", "HOST:PORT of the gRPC service; port 0 picks one.",
-        pattern=r"(\S+):(\d{1,5})", form="HOST:PORT",
+        is_address=True,
     )  # fmt: skip
     http_listen: str = _setting(
         "NDOO_HTTP_LISTEN", "127.0.0.1:50552", "HOST:PORT of /metrics, /livez and /readyz.",
-        pattern=r"(\S+):(\d{1,5})", form="HOST:PORT",
+        is_address=True,
     )  # fmt: skip
     prefix: str = _setting(
         "NDOO_PREFIX", "ndoo", "First part of the Redis keys, as in {ndoo}:changes.",
@@ -117,6 +127,14 @@ def _read(field: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def _read_text(field: dataclasses.Field[Any], text: str) -> str:
+    if field.metadata.get("is_address"):
+        try:
+            split_address(text)
+        except ValueError:
+            raise InputError(
+                f"{field.metadata['env']} must be HOST:PORT, with an IPv6 address in brackets and "
+                f"a port up to {_PORT_MAX}."
+            ) from None
     pattern = field.metadata.get("pattern")
     if pattern is not None and not re.fullmatch(pattern, text):
         raise InputError(f"{field.metadata['env']} must be {field.metadata['form']}.")

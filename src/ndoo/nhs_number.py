@@ -32,7 +32,7 @@ NOT_A_NUMBER = 2**64 - 1
 Numbers = npt.NDArray[np.uint64]
 Keys = npt.NDArray[np.uint32]
 
-_TEXT = re.compile(r"[0-9]{10}|[0-9]{3} [0-9]{3} [0-9]{4}|[0-9]{3}-[0-9]{3}-[0-9]{4}", re.ASCII)
+_TEXT = re.compile(r"[0-9]{10}|[0-9]{3} [0-9]{3} [0-9]{4}|[0-9]{3}-[0-9]{3}-[0-9]{4}")
 _GROUPED_CHARS = 12
 _BLOCK = 16_384
 _SEPARATORS = str.maketrans("", "", " -")

@@ -35,7 +35,7 @@ def new_generation() -> str:
     return uuid.uuid4().hex
 
 
-@dataclass(frozen=True, slots=True, order=False)
+@dataclass(frozen=True, slots=True)
 class Revision:
     """One state of the register: the one after change number *seq* of *generation*."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -121,6 +122,43 @@ def test_the_three_files_must_differ(run, target, cohort, options):
     result = run("check", cohort, "--target", target, *options)
     assert (result.exit_code, cohort.read_bytes()) == (1, before)
     assert "different files" in result.stderr
+
+
+def test_a_column_named_by_a_number_never_lets_the_first_row_through(run, target, tmp_path):
+    (tmp_path / "c.csv").write_text(f"{B},x\n{A},y\n")
+    result = run("check", "c.csv", "--column", B, "--target", target)
+    assert (result.exit_code, sorted(tmp_path.iterdir())) == (1, [tmp_path / "c.csv"])
+
+
+def test_a_report_on_a_full_disk_leaves_neither_file(run, target, cohort, tmp_path, monkeypatch):
+    fsync, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", full)
+    result = run("check", cohort, "--target", target, "--report", "report.json")
+    assert (result.exit_code, sorted(tmp_path.iterdir())) == (1, [cohort])
+    assert result.stderr == "Error: No space left on device.\n"
+
+
+@pytest.mark.parametrize("option", ["--output", "--report"])
+@pytest.mark.parametrize("kind", ["pipe", "link to nothing", "link in a circle"])
+def test_what_is_no_file_is_never_replaced(run, target, cohort, tmp_path, option, kind):
+    place = tmp_path / "place"
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("nothing" if kind == "link to nothing" else "place")
+    before = place.lstat()
+    result = run("check", cohort, "--target", target, option, "place", "--force")
+    assert (result.exit_code, place.lstat()) == (1, before)
+    assert (
+        result.stderr == "Error: place is not an ordinary file; name one that is, or a new one.\n"
+    )
 
 
 @pytest.mark.parametrize("output", ["nowhere/x", "."])

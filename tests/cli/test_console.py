@@ -48,6 +48,10 @@ def assert_hidden(*texts: str) -> None:
         ("load", "nothing.dat", "--feed", "dir:f"),
         ("load", ".", "--feed", "dir:f"),
         ("check", CANARY),
+        ("check", "."),
+        ("check", "/"),
+        ("check", ""),
+        ("check", "circle"),
         ("check", "rows.dat", "--target", CANARY),
         ("check", "rows.dat", "--target", "127.0.0.1:1"),
         ("check", "rows.dat", "--output", f"{CANARY}/x"),
@@ -72,6 +76,7 @@ def test_errors_never_show_a_number_and_are_one_sentence(run, tmp_path, argument
     (tmp_path / "utf16.txt").write_text(rows, encoding="utf-16")
     (tmp_path / "zeros.bin").write_bytes(b"\0" + rows.encode())
     (tmp_path / "nothing.dat").write_bytes(b"")
+    (tmp_path / "circle").symlink_to("circle")
     result = run(*arguments)
     assert result.exit_code in {1, 2}
     last = result.stderr.splitlines()[-1]
@@ -167,3 +172,13 @@ def test_the_base_install_says_which_extra_is_missing(tmp_path, arguments):
     assert result.returncode == 1
     assert "pip install 'ndoo[server]'" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_a_closed_stream_is_refused_in_one_sentence(tmp_path, closed):
+    command = f'exec "$0" -m ndoo check - --output - {closed}'
+    ran = subprocess.run(
+        ["/bin/sh", "-c", command, sys.executable], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+    assert "is closed; use /dev/null" in ran.stderr

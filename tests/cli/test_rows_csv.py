@@ -79,9 +79,12 @@ def test_blocks_are_bounded():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("id,number\n1,2\n", "the columns of its first line are: id, number"),
+        ("id,nhs_number\n1,2\n", "did you mean: nhs_number?"),
+        ("A. PERSON,LS1\n1,2\n", "None of the file's 2 columns has that name; the first line must"),
+        (f"{A},nhs\n{B},x\n", "The first line holds an NHS number"),
+        ("999 000 0026,nhs\n1,x\n", "The first line holds an NHS number"),
         ("id;nhs\n1;2\n", "id;nhs"),
-        ("\n1\n", "no such column"),
+        ("\n1\n", "None of the file's 0 columns"),
         ("nhs,nhs\n1,2\n", "More than one column"),
         (f'nhs\n{A}\n"{B}\n{C}\n', "line 3"),
         (f'nhs\n"{A}"x\n', "line 2"),
@@ -95,3 +98,4 @@ def test_what_cannot_be_read_is_refused_with_a_sentence(text, sentence):
         read(text)
     assert sentence in str(caught.value)
     assert "999000" not in str(caught.value)
+    assert "PERSON" not in str(caught.value)

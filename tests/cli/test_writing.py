@@ -125,6 +125,7 @@ def test_record_suspend_and_resume(run, loaded):
         ("opt_out", f"{C},\r\n{D}\n", (A, B, C, D)),
         ("opt_in", f"{B}\n", (A,)),
         ("supersede", f"{A},{C}\r\n{B}, {D}\n", (A, B, C, D)),
+        ("supersede", f"\ufeff{A},{C}\n", (A, B, C)),
     ],
 )
 def test_numbers_come_from_standard_input(start, loaded, kind, stdin, expected):
@@ -141,6 +142,7 @@ def test_numbers_come_from_standard_input(start, loaded, kind, stdin, expected):
         ("opt_in", f"{A}\n\n{B}\n"),
         ("supersede", f"{A},{C}\n{B}\n"),
         ("supersede", f"{A},9990000027\n"),
+        ("supersede", ""),
         ("opt_out", ""),
     ],
 )
@@ -151,6 +153,12 @@ def test_one_wrong_number_and_nothing_is_recorded(start, loaded, kind, stdin):
     assert stderr.decode().splitlines()[-1].startswith("Error: ")
     assert b"999000" not in stderr
     assert (register().revision.seq, holds(A, B)) == (0, True)
+
+
+def test_a_wrong_pair_is_told_by_its_line(start, loaded):
+    process = start("record", "supersede", "-", "--feed", FEED, stdin=subprocess.PIPE)
+    _, stderr = process.communicate(f"{A},{C}\n{B},9990000027\n".encode(), timeout=60)
+    assert b"line 2: its check digit is wrong\n" in stderr
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2
 
 from client.fake_service import AS_OF_S, TOKEN, revision, serving_raw, status
 from client.people import valid_numbers
@@ -131,6 +133,26 @@ def test_an_unreadable_detail_is_passed_over():
     ):
         check(channel, NUMBER)
     assert (caught.value.reason, caught.value.retry_delay_s) == ("", 2.0)
+
+
+def test_an_absurd_delay_is_still_a_failure_of_the_call():
+    retry = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=2**60))
+    absurd = status(grpc.StatusCode.UNAVAILABLE, "NOT_LOADED", "")
+    absurd.details[1].Pack(retry)
+
+    def refuse(_request, context):
+        metadata = ("grpc-status-details-bin", absurd.SerializeToString())
+        context.set_trailing_metadata((metadata,))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "")
+
+    handlers = {"Check": grpc.unary_unary_rpc_method_handler(refuse)}
+    with (
+        serving_raw(handlers) as address,
+        open_channel(address) as channel,
+        pytest.raises(CallFailed) as caught,
+    ):
+        check(channel, NUMBER)
+    assert caught.value.retry_delay_s == 2**60
 
 
 def test_nobody_there_is_unavailable_without_a_reason():

@@ -11,8 +11,9 @@ from pyroaring import BitMap
 from ndoo.errors import FeedEmpty, SnapshotRefused
 from ndoo.feed.feed import Feed, HistoryChanged
 from ndoo.publish import directory, redis
-from ndoo.publish.fold import Folded, fold
+from ndoo.publish.fold import Folded, first_snapshot, fold
 from ndoo.register.changes import Change, Kind
+from ndoo.register.snapshot import Snapshot
 from support.people import KEYS, opt_in, opt_out, supersede
 from support.places import Place, bitmap, people_in
 
@@ -243,3 +244,58 @@ def test_a_snapshot_overtaken_by_a_load_changes_nothing(place: Place, meanwhile:
     with pytest.raises(HistoryChanged, match="take the snapshot again"):
         publisher.snapshot()
     assert people_in(place.register()) == {0, 7}
+
+
+def test_a_load_does_not_lift_a_suspension(place: Place) -> None:
+    publisher = place.loaded(0)
+    publisher.append([Change(Kind.SUSPEND)])
+    publisher.load(bitmap(0, 1))
+    assert place.register().suspended
+    publisher.append([Change(Kind.RESUME)])
+    publisher.load(bitmap(0, 1))
+    assert not place.register().suspended
+
+
+def test_a_suspension_while_a_load_is_made_is_not_lost(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes after the load looked at what is in place: before the switch, or after it."""
+    publisher = place.loaded(0)
+    suspending = threading.Thread(target=place.publisher().append, args=([Change(Kind.SUSPEND)],))
+
+    def racing(*arguments: object, **named: object) -> Snapshot:
+        snapshot = first_snapshot(*arguments, **named)
+        if not suspending.ident:
+            suspending.start()
+            if place.url.startswith("redis"):
+                suspending.join()  # it gets through; a directory is locked meanwhile
+        return snapshot
+
+    for module in (directory, redis):
+        monkeypatch.setattr(module, "first_snapshot", racing)
+    publisher.load(bitmap(0, 1))
+    suspending.join()
+    assert place.register().suspended
+    assert people_in(place.register()) == {0, 1}
+
+
+def test_a_load_that_mends_an_unreadable_feed_does_not_lift_its_suspension(place: Place) -> None:
+    publisher = place.loaded(0)
+    publisher.append([Change(Kind.SUSPEND), opt_out(1)])
+    place.harm.append_raw({"seq": "3", "op": "vanish"})
+    with pytest.raises(SnapshotRefused):
+        publisher.load(bitmap(0))
+    publisher.load(bitmap(0, 1))
+    register = place.register()
+    assert (people_in(register), register.suspended) == ({0, 1}, True)
+
+
+def test_a_load_does_not_forget_whose_numbers_are_one_persons(place: Place) -> None:
+    publisher = place.loaded(0, 1)
+    publisher.append([supersede(1, 7), supersede(4, 5)])
+    keys = bitmap(0, 7)
+    publisher.load(keys)
+    assert keys == bitmap(0, 7)
+    assert people_in(place.register()) == {0, 1, 7}
+    publisher.append([opt_in(1), opt_out(5)])
+    assert people_in(place.register()) == {0, 4, 5}

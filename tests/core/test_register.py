@@ -280,6 +280,17 @@ def test_a_view_that_dies_while_slots_are_taken_back_frees_none_of_its_followers
     assert next(looks, None) is None, "the view was not looked at"
 
 
+def test_a_view_that_is_held_does_not_make_the_list_of_views_grow(small_arenas: Counter[str]):
+    held = newest = View.of(np.array(PEOPLE[:1], dtype=np.uint32), revision(0))
+    for seq in range(1, 200):
+        newest = newest.with_flips(flips([], []), revision(seq))
+    arena = newest._arena
+    assert arena is held._arena
+    assert len(arena._views) <= 3
+    assert not arena._retired
+    audit([held, newest])
+
+
 def test_a_batch_that_fails_half_way_leaves_the_view_and_its_pages_alone():
     current = View.of(np.array(PEOPLE[:8], dtype=np.uint32), revision(0))
     bad = Flips(np.array(PEOPLE[8:9], np.uint32), np.array(PEOPLE[:1], np.uint64))
@@ -333,6 +344,12 @@ def test_nothing_of_a_broken_batch_is_applied(seqs: list[int], reason: str):
     assert refused.value.reason == reason
     assert register.revision == revision(0)
     assert register.keys().tolist() == PEOPLE[:1]
+
+
+def test_a_number_in_the_place_of_a_sequence_number_is_not_told():
+    with pytest.raises(SequenceBroken) as refused:
+        register_of(PEOPLE[:1]).apply([Change(Kind.OPT_OUT, 9990000026, PEOPLE[5])])
+    assert "999" not in str(refused.value)
 
 
 def test_a_change_of_no_known_shape_is_never_passed_over():

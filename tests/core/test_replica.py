@@ -106,6 +106,17 @@ def test_a_clock_set_back_does_not_make_a_stale_register_fresh(back: float):
     assert replica.answering_state(AS_OF + 1).as_of == AS_OF + 1
 
 
+def test_a_clock_set_back_does_not_make_an_ageing_register_young():
+    replica = replica_with(LIVE)
+    for age in (0.0, LIMIT * 0.9, LIMIT * 0.9 - CLOCK_BACK_S_MAX):
+        assert replica.answering_state(AS_OF + age) is LIVE
+    for age in (LIMIT * 0.9 - CLOCK_BACK_S_MAX - 1, 0.0, LIMIT * 0.9):
+        assert reason(replica, AS_OF + age) == "STALE"
+        assert replica.phase(AS_OF + age) is Phase.STALE
+    replica.publish(replace(LIVE, as_of=AS_OF + 1))
+    assert replica.answering_state(AS_OF + 1).as_of == AS_OF + 1
+
+
 def test_knowledge_from_the_future_is_not_trusted():
     replica = replica_with(LIVE)
     slightly = AS_OF - CLOCK_BACK_S_MAX
@@ -132,11 +143,16 @@ def test_whatever_the_clock_does_an_answer_has_an_age_within_the_limit(
 ):
     replica = replica_with(LIVE)
     refused: float | None = None
+    latest = -math.inf
     for known, now in steps:
         if known is not None:
+            if replica.state.as_of != AS_OF + known:
+                latest = -math.inf
             replica.publish(replace(LIVE, as_of=AS_OF + known))
         fresh = -CLOCK_BACK_S_MAX <= AS_OF + now - replica.state.as_of <= LIMIT
-        if fresh and replica.state.as_of != refused:
+        set_back = AS_OF + now < latest - CLOCK_BACK_S_MAX
+        latest = max(latest, AS_OF + now)
+        if fresh and not set_back and replica.state.as_of != refused:
             assert replica.answering_state(AS_OF + now) is replica.state
         else:
             refused = replica.state.as_of

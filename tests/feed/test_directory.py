@@ -244,7 +244,7 @@ def test_a_writer_killed_at_any_step_leaves_a_sound_feed(
     publisher.snapshot()
     publisher.append([opt_out(6)])
     assert people_in(place.register()) == {0, 1, 2, 3, 4, 5, 6}
-    assert not list(harm.path.glob("*" + log.TEMPORARY))
+    assert not list(harm.path.glob("*.tmp"))
     assert len({segment.generation for segment in log.segments(harm.path)}) == 1
 
 
@@ -351,3 +351,14 @@ def test_names_of_segments_read_back_and_order() -> None:
     assert [Segment.of_name(each.name) for each in segments] == segments
     assert sorted(each.name for each in segments) == [each.name for each in segments]
     assert Segment.of_name("changes-g-1.log") is None
+
+
+def test_files_of_others_are_left_alone(place: Place, harm: DirectoryHarm) -> None:
+    others = [harm.path / name for name in ("report.tmp", ".tmp", "changes-g-1.log.tmp", "tmp")]
+    harm.path.mkdir(exist_ok=True)
+    for path in others:
+        path.write_text("")
+    publisher = place.loaded(0)
+    publisher.append([opt_out(1)])
+    publisher.snapshot()
+    assert all(path.exists() for path in others)

@@ -254,6 +254,19 @@ def test_a_generation_that_goes_on_differently_is_not_followed(reason: str) -> N
     assert run.people == {0, 1, 2}
 
 
+def test_numbers_used_twice_after_a_trim_are_a_history_that_goes_on_differently() -> None:
+    run = Run(
+        *live(0),
+        batch(opt_out(1), opt_out(2), after=0),
+        BACK,
+        snapshot(0, 7, seq=1),
+        batch(opt_out(8), opt_out(9), after=1),
+        batch(opt_out(8), opt_out(9), after=1),
+    ).to_end()
+    assert run.observer.resyncs == ["BACKWARDS", "REWRITTEN"]
+    assert run.people == {0, 1, 2}
+
+
 @pytest.mark.parametrize("answer", [GONE, UNREADABLE, batch(opt_out(3), after=2)])
 def test_a_generation_is_followed_where_nothing_speaks_against_it(answer: object) -> None:
     run = Run(

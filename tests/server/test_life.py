@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import threading
 import time
 import urllib.error
@@ -15,7 +17,9 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import CollectorRegistry
 
+from ndoo.config import split_address
 from ndoo.errors import InputError
 from ndoo.ops.http import HttpEndpoint
 from ndoo.server.server import is_ready
@@ -239,3 +243,55 @@ async def test_http_endpoint(make_house: MakeHouse) -> None:
             HttpEndpoint(endpoint.address, house.metrics.registry, lambda: True)
     finally:
         endpoint.close()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[HttpEndpoint]:
+    def broken() -> bool:
+        raise ValueError(f"secret {NUMBER}")
+
+    opened = HttpEndpoint("[::1]:0", CollectorRegistry(), broken)
+    yield opened
+    opened.close()
+
+
+def say(endpoint: HttpEndpoint, request: bytes) -> bytes:
+    host, port = split_address(endpoint.address)
+    with socket.create_connection((host, port), timeout=30) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"HEAD /livez HTTP/1.1\r\n\r\n", b"HTTP/1.0 200 "),
+        (b"POST /metrics HTTP/1.1\r\n\r\n", b"HTTP/1.0 501 "),
+        (b"%d /livez HTTP/1.1\r\n\r\n" % NUMBER, b"HTTP/1.0 501 "),
+        (b"GET /%d HTTP/1.1\r\n\r\n" % NUMBER, b"HTTP/1.0 404 "),
+        (b"GET /livez HTTP/2.%d\r\n\r\n" % NUMBER, b"There is "),
+        (b"%d\r\n\r\n" % NUMBER, b"There is "),
+        (b"GET /readyz HTTP/1.0\r\n\r\n", b""),
+    ],
+)
+def test_no_request_is_repeated_to_anybody(
+    endpoint: HttpEndpoint, capfd: pytest.CaptureFixture[str], request_: bytes, status: bytes
+) -> None:
+    answer = say(endpoint, request_)
+    assert answer.startswith(status)
+    assert str(NUMBER).encode() not in answer
+    assert not answer.startswith(b"HTTP/1.0 200") or answer.endswith(b"\r\n\r\n"), "HEAD: no body"
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_callers_that_hang_up_are_no_events(
+    endpoint: HttpEndpoint, capfd: pytest.CaptureFixture[str]
+) -> None:
+    host, port = split_address(endpoint.address)
+    for _ in range(20):
+        with socket.create_connection((host, port), timeout=30) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+    assert say(endpoint, b"GET /livez HTTP/1.0\r\n\r\n").endswith(b"alive\n")
+    assert capfd.readouterr().err == ""

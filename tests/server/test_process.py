@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import queue
 import signal
@@ -10,6 +11,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import pytest
@@ -17,6 +19,7 @@ import pytest
 from ndoo import nhs_number
 from ndoo.register.changes import Change, Kind
 from ndoo.v1 import check_pb2, check_pb2_grpc
+from server.conftest import House, MakeHouse
 from support.people import KEYS
 from support.places import Place
 
@@ -145,3 +148,74 @@ def test_an_empty_feed_is_waited_for(place: Place, serve: Serve) -> None:
     phases = (json.loads(line) for line in service.popen.stdout)
     assert any(event.get("phase") == "LIVE" for event in phases)
     assert service.verdict(1) == check_pb2.VERDICT_OPTED_OUT
+
+
+STARTS_WITH = """
+import signal
+from ndoo.cli.main import main
+from ndoo.server.server import Server
+
+start = Server.start
+
+async def start_with(server):
+    {happening}
+    return await start(server)
+
+Server.start = start_with
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("happening", "code", "last"),
+    [
+        ("signal.raise_signal(signal.SIGINT)", 0, '"event": "stopped"'),
+        ("signal.raise_signal(signal.SIGTERM)", 0, '"event": "stopped"'),
+        ("raise ValueError", 1, "This is a fault in ndoo: ValueError"),
+    ],
+)
+def test_whatever_happens_while_it_starts_it_ends(
+    tmp_path: Path, happening: str, code: int, last: str
+) -> None:
+    flags = ["--feed", f"dir:{tmp_path}", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
+    ran = subprocess.run(
+        [sys.executable, "-c", STARTS_WITH.format(happening=happening), "serve", *flags],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (ran.returncode, "Traceback" in ran.stdout) == (code, False)
+    assert last in ran.stdout.splitlines()[-1]
+
+
+FREEZES = """
+import os, signal, sys
+import grpc
+from ndoo.v1 import check_pb2, check_pb2_grpc
+
+def requests():
+    yield check_pb2.StreamCheckRequest(nhs_numbers=[0])
+    signal.pause()
+
+with grpc.insecure_channel(sys.argv[1]) as channel:
+    for _ in check_pb2_grpc.OptOutCheckStub(channel).StreamCheck(requests()):
+        os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+async def test_a_caller_that_vanished_gives_its_place_back(
+    make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ndoo.server.server.KEEPALIVE_MS", 600)
+    house = await make_house()
+    house.publish(set())
+    caller = await asyncio.create_subprocess_exec(sys.executable, "-c", FREEZES, house.address)
+    try:
+        await until_streams(house, 1)
+        await until_streams(house, 0)
+    finally:
+        caller.kill()
+        await caller.wait()
+
+
+async def until_streams(house: House, count: int) -> None:
+    while house.metrics.registry.get_sample_value("ndoo_streams_in_flight") != count:
+        await asyncio.sleep(0)

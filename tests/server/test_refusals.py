@@ -277,6 +277,29 @@ async def test_streams_are_limited_and_a_cancelled_one_makes_room(make_house: Ma
     calls[1].cancel()
 
 
+async def test_large_batches_take_the_place_of_streams(make_house: MakeHouse) -> None:
+    """Many at once would otherwise hold as much memory as their callers like."""
+    house = await make_house(streams_max=1)
+    house.publish(set())
+    large = check_pb2.BatchCheckRequest(
+        nhs_numbers=np.full(20_000, CANARY, dtype=np.uint64),
+        at_least_as_fresh=Revision(GENERATION, 1).token,
+    )
+    waiting = asyncio.create_task(first_answer(house, large))
+    await until_waiting(house)
+    assert (await refusal_of(house, "StreamCheck")).reason == "TOO_MANY_STREAMS"
+    assert (await ask(house, "Check")).verdict == check_pb2.VERDICT_CLEARED
+    house.opt_out(CANARY)
+    assert (await waiting).counts.opted_out == 20_000
+    assert (await ask(house, "StreamCheck")).count == 1
+
+
+async def first_answer(
+    house: House, request: check_pb2.BatchCheckRequest
+) -> check_pb2.BatchCheckResponse:
+    return await house.stub.BatchCheck(request)
+
+
 async def test_a_deadline_in_mid_stream_frees_its_place(house: House) -> None:
     call = house.stub.StreamCheck(timeout=0.1)
     await call.write(check_pb2.StreamCheckRequest(nhs_numbers=[CANARY]))
@@ -285,6 +308,13 @@ async def test_a_deadline_in_mid_stream_frees_its_place(house: House) -> None:
         await call.read()
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     await until_sample(house, "ndoo_streams_in_flight", 0)
+    labels = {
+        "grpc_type": "bidi_stream",
+        "grpc_service": "ndoo.v1.OptOutCheck",
+        "grpc_method": "StreamCheck",
+        "grpc_code": "DEADLINE_EXCEEDED",
+    }
+    assert house.metrics.registry.get_sample_value("grpc_server_handled_total", labels) == 1
 
 
 async def test_a_fault_inside_tells_nothing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,9 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ndoo import nhs_number
-from ndoo.cli.block import Block, Rows
+from ndoo.cli.block import BadRows, Block, Rows
 from ndoo.cli.console import tell
-from ndoo.cli.faults import BadRows
 from ndoo.cli.options import channel_to, column_option, target_option
 from ndoo.cli.output import Spool, WholeFile, refuse_existing, spool, whole_file
 from ndoo.cli.rows import open_list, read_rows
@@ -71,10 +71,14 @@ def check(file: str, **options: Any) -> None:
             report = files.enter_context(job.open_report())
             output.file.write(rows.header)
             summary = job.run(source, rows, output.file)
+            finished = [output]
             if report is not None:
                 report.file.write(job.report_of(summary).encode())
-                report.publish()
-            output.publish()
+                finished.append(report)
+            for made in finished:
+                made.settle()
+            for made in finished:
+                made.publish()
     job.tell(summary)
 
 
@@ -96,13 +100,15 @@ class _Job:
     ) -> _Job:
         """What is to be done. Raises InputError if a file is in the way."""
         given = Path(file)
+        if not given.name:
+            raise InputError("FILE is a folder; name a file in it.")
         default = "-" if file == "-" else given.with_name(f"{given.stem}.cleared{given.suffix}")
         path = None if (output or default) == "-" else Path(output or default)
         job = cls(output=path, report=Path(report) if report else None, force=force, **options)
         targets = [target for target in (job.output, job.report) if target is not None]
         for target in targets:
             refuse_existing(target, force=force)
-        if len({given.resolve(), *(target.resolve() for target in targets)}) <= len(targets):
+        if len({os.path.realpath(path) for path in (given, *targets)}) <= len(targets):
             raise InputError("The file, its output and its report must be different files.")
         return job
 
@@ -152,7 +158,7 @@ class _Job:
         )
         say(f"Revision: {summary.revision.token}")
         if self.output is not None:
-            say(f"Cleared rows: {self.output}")
+            say(f"Cleared rows: {click.format_filename(self.output)}")
 
 
 def _numbers(rows: Rows, rows_max: int, pending: deque[Block]) -> Iterator[Numbers]:

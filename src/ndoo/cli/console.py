@@ -62,6 +62,15 @@ class Commands(click.Group):
         sys.exit(result if isinstance(result, int) else 0)
 
 
+def refuse_closed_streams() -> None:
+    """Exit if standard input, output or error is closed: the next file opened would take its place
+    and get what is meant for it.
+    """
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        tell("Error: Standard input, output or error is closed; use /dev/null instead.")
+        sys.exit(FAILED)
+
+
 def end_on_sigterm() -> None:
     """Make SIGTERM unwind like Ctrl-C, so that whatever was begun is taken back."""
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(TERMINATED))

@@ -6,7 +6,7 @@ import click
 import numpy as np
 
 from ndoo import nhs_number
-from ndoo.cli.faults import BadRows
+from ndoo.cli.block import BadRows
 from ndoo.cli.options import column_option, feed_option, publisher_to
 from ndoo.cli.rows import open_list, read_rows
 from ndoo.errors import InputError

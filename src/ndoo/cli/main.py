@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 
 import click
 
 from ndoo.cli.check import check
-from ndoo.cli.console import Commands, end_on_sigterm
+from ndoo.cli.console import Commands, end_on_sigterm, refuse_closed_streams
 from ndoo.cli.demo import demo
 from ndoo.cli.load import load
 from ndoo.cli.record import record
@@ -46,5 +47,7 @@ for _command in (check, demo, load, record, serve, snapshot, status):
 
 def main() -> None:
     """The entry point."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its errors come as statuses; it logs them too
+    refuse_closed_streams()
     end_on_sigterm()
     commands.main(prog_name="ndoo")

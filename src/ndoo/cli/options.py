@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,21 +11,21 @@ import click
 import grpc
 
 from ndoo.client import CallFailed, ClientError, open_channel
-from ndoo.config import Settings
+from ndoo.config import Settings, split_address
 
 if TYPE_CHECKING:
     from ndoo.publish.publisher import Publisher
 
 DEFAULT_TARGET = "127.0.0.1:50551"
-_TARGET = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
 
 def checked_target(_context: click.Context, _parameter: click.Parameter, target: str) -> str:
     """*target* if it reads HOST:PORT. Raises BadParameter."""
-    match = _TARGET.fullmatch(target)
-    if match is None or not 1 <= int(match[1]) <= 65_535:
-        raise click.BadParameter(f"it must be HOST:PORT, for example {DEFAULT_TARGET}")
-    return target
+    with contextlib.suppress(ValueError):
+        _, port = split_address(target)
+        if port:
+            return target
+    raise click.BadParameter(f"it must be HOST:PORT, for example {DEFAULT_TARGET}")
 
 
 feed_option = click.option(

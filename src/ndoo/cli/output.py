@@ -18,17 +18,22 @@ from ndoo.errors import InputError
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raise InputError if *path* cannot become a new file, or is one and *force* is not given."""
+    """Raise InputError if *path* cannot become a new file, or is one and *force* is not given.
+
+    What is neither a file nor absent (a device, a pipe, a link to nothing) is never replaced.
+    """
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file.")
     if not path.absolute().parent.is_dir():
         raise InputError(f"There is no folder {path.parent}; make it first.")
+    if os.path.lexists(path) and not path.is_file():
+        raise InputError(f"{path} is not an ordinary file; name one that is, or a new one.")
     if path.exists() and not force:
         raise InputError(f"{path} exists already; say --force to replace it.")
 
 
 class WholeFile:
-    """A file in the making. `publish` gives it its name."""
+    """A file in the making. `settle` it when all is written, then `publish` gives it its name."""
 
     def __init__(self, target: Path, temporary: Path, file: BinaryIO, *, force: bool) -> None:
         self._target = target
@@ -36,11 +41,14 @@ class WholeFile:
         self._force = force
         self.file = file
 
-    def publish(self) -> None:
-        """Everything written so far is right: let the file appear, durably."""
+    def settle(self) -> None:
+        """Put all of it on the disk. Raises OSError or InputError, and nothing has appeared."""
         self.file.flush()
         os.fsync(self.file.fileno())
         refuse_existing(self._target, force=self._force)
+
+    def publish(self) -> None:
+        """Let the file appear."""
         self._temporary.replace(self._target)
 
 
@@ -65,6 +73,10 @@ class Spool:
     def __init__(self, file: BinaryIO, pipe: BinaryIO) -> None:
         self.file = file
         self._pipe = pipe
+
+    def settle(self) -> None:
+        """Raises OSError while nothing has been passed on yet."""
+        self.file.flush()
 
     def publish(self) -> None:
         self.file.seek(0)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import re
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ndoo import nhs_number
+from ndoo.cli.block import BYTE_ORDER_MARK, TOLD_MAX, BadRows
 from ndoo.cli.console import tell
-from ndoo.cli.faults import TOLD_MAX, BadRows
 from ndoo.cli.options import feed_option, publisher_to
 from ndoo.cli.rows import open_list, read_rows
 from ndoo.errors import InputError
@@ -169,30 +168,33 @@ def _keys(numbers: tuple[str, ...]) -> Keys:
 
 def _pairs(numbers: tuple[str, ...]) -> Keys:
     if numbers == ("-",):
-        numbers = _standard_input_pairs()
-    elif len(numbers) != 2:
+        keys = _all_valid(_standard_input_pairs(), "line", in_one=2)
+    elif len(numbers) == 2:
+        keys = _all_valid(numbers)
+    else:
         raise click.UsageError(
             "Give the OLD and the NEW number, or - to read pairs from standard input"
         )
-    keys = _all_valid(numbers)
     return list(zip(keys[::2], keys[1::2]))
 
 
-def _standard_input_pairs() -> tuple[str, ...]:
+def _standard_input_pairs() -> list[str]:
     numbers: list[str] = []
-    for line, row in enumerate(sys.stdin.buffer.read().decode("latin-1").splitlines(), 1):
-        pair = row.split(",")
-        if len(pair) != 2:
-            raise InputError(f'Line {line:,} is not "old,new"; nothing was recorded.')
-        numbers += (number.strip() for number in pair)
-    return tuple(numbers)
+    with open_list("-") as source:
+        for line, row in enumerate(source, 1):
+            pair = (row.removeprefix(BYTE_ORDER_MARK) if line == 1 else row).split(b",")
+            if len(pair) != 2:
+                raise InputError(f'Line {line:,} is not "old,new"; nothing was recorded.')
+            numbers += (number.strip().decode("latin-1") for number in pair)
+    return numbers
 
 
-def _all_valid(numbers: Sequence[str]) -> list[int]:
+def _all_valid(numbers: Sequence[str], place_name: str = "number", *, in_one: int = 1) -> list[int]:
+    """The keys of *numbers*, of which *in_one* stand in each place. Raises InputError."""
     faults = [(place, nhs_number.fault_of(number)) for place, number in enumerate(numbers, 1)]
     bad = [(place, fault) for place, fault in faults if fault is not None]
     for place, fault in bad[:TOLD_MAX]:
-        tell(f"number {place:,}: {fault.value}")
+        tell(f"{place_name} {(place - 1) // in_one + 1:,}: {fault.value}")
     _refuse_bad(len(bad))
     return [key for number in numbers if (key := nhs_number.key_of(number)) is not None]
 

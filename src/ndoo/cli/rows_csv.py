@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from typing import BinaryIO
 
 import numpy as np
@@ -79,7 +80,9 @@ class _Rows:
 class CsvRows:
     """The rows of *file*, whose numbers stand in the column named *column*.
 
-    Raises InputError if there is no such column, or more than one.
+    Raises InputError if there is no such column, or more than one, or no line of names: a row in
+    its place would be written out unanswered. Names are told only if they are like *column*, for
+    what stands in the first line may be about a person.
     """
 
     def __init__(self, file: BinaryIO, column: str) -> None:
@@ -135,15 +138,24 @@ class CsvRows:
         return [name.encode("latin-1").decode("utf-8", "replace").strip() for name in record]
 
     def _find(self, column: str) -> int:
+        if any(nhs_number.parse(name) is not None for name in self._names):
+            raise InputError(
+                "The first line holds an NHS number where the names of the columns should stand; "
+                "add a line of names above it."
+            )
         found = [index for index, name in enumerate(self._names) if name == column]
         if len(found) == 1:
             return found[0]
         if found:
             raise InputError("More than one column has that name; rename one of them.")
-        names = ", ".join(self._names)
-        raise InputError(
-            f"The file has no such column; the columns of its first line are: {names}."
-        )
+        near = [name for name in self._names if _are_alike(name, column)]
+        mend = f"did you mean: {', '.join(near)}?" if near else "the first line must name it."
+        raise InputError(f"None of the file's {len(self._names):,} columns has that name; {mend}")
+
+
+def _are_alike(name: str, column: str) -> bool:
+    short, long = sorted((name.casefold(), column.casefold()), key=len)
+    return len(short) > 1 and (short in long or SequenceMatcher(None, short, long).ratio() > 0.6)
 
 
 def _bytes(texts: list[str]) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:

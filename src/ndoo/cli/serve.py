@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import signal
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ndoo.config import Settings
-from ndoo.errors import InputError
 from ndoo.ops.logs import log_event, set_up
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ async def _serve(settings: Settings) -> None:
     from ndoo.register.replica import Replica
     from ndoo.server.server import Server, is_ready
 
+    stop = _stop_signal()  # first: whatever runs from here on is ended in order
     set_up(settings.log_level)
     feed = open_feed(settings.feed, settings.prefix)
     replica = Replica(settings.staleness_s_max)
@@ -76,24 +77,22 @@ async def _serve(settings: Settings) -> None:
     metrics = Metrics(replica, software)
     follower = Follower(feed, replica, clock=time.time, observer=metrics)
     server = Server(settings, replica, metrics, software)
-    http = HttpEndpoint(settings.http_listen, metrics.registry, lambda: is_ready(replica))
-    try:
-        grpc_address = await server.start()
-    except InputError:
-        http.close()
-        raise
     thread = threading.Thread(target=follower.run, name="follower")
-    stop = _stop_signal()
     first_news = _first_news(replica)
-    thread.start()
-    await asyncio.wait({first_news}, timeout=FIRST_REGISTER_S_MAX)
-    log_event("info", "listening", grpc=grpc_address, http=http.address, feed=feed.name)
-    await stop.wait()
-    log_event("info", "stopping")
-    await server.stop()
-    follower.stop()
-    thread.join()
-    http.close()
+    async with contextlib.AsyncExitStack() as ending:
+        http = HttpEndpoint(settings.http_listen, metrics.registry, lambda: is_ready(replica))
+        ending.callback(http.close)
+        grpc_address = await server.start()
+        thread.start()
+        ending.callback(thread.join)
+        ending.callback(follower.stop)
+        ending.push_async_callback(server.stop)
+        await asyncio.wait(
+            {first_news, stop}, timeout=FIRST_REGISTER_S_MAX, return_when=asyncio.FIRST_COMPLETED
+        )
+        log_event("info", "listening", grpc=grpc_address, http=http.address, feed=feed.name)
+        await stop
+        log_event("info", "stopping")
     log_event("info", "stopped")
 
 
@@ -120,12 +119,18 @@ class _StateLog:
         )
 
 
-def _stop_signal() -> asyncio.Event:
+def _stop_signal() -> asyncio.Future[None]:
+    """Done at the first SIGTERM or SIGINT; more of them change nothing."""
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, _complete, stop)
     return stop
+
+
+def _complete(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _first_news(replica: Replica) -> asyncio.Future[None]:
@@ -134,13 +139,9 @@ def _first_news(replica: Replica) -> asyncio.Future[None]:
     news = loop.create_future()
     first = replica.state.trouble
 
-    def tell() -> None:
-        if not news.done():
-            news.set_result(None)
-
     def on_publication(state: State) -> None:
         if not news.done() and (state.view is not None or state.trouble not in {"", first}):
-            loop.call_soon_threadsafe(tell)
+            loop.call_soon_threadsafe(_complete, news)
 
     replica.listen(on_publication)
     return news

@@ -10,6 +10,7 @@ import click
 from ndoo.cli.console import FAILED
 from ndoo.cli.options import DEFAULT_TARGET, channel_to, checked_target
 from ndoo.client import get_register
+from ndoo.client.answers import read_revision
 from ndoo.v1 import check_pb2
 
 _TIMEOUT_S = 10.0
@@ -37,13 +38,12 @@ def status(context: click.Context, target: str, as_json: bool) -> None:
 
 
 def _facts(register: check_pb2.GetRegisterResponse) -> dict[str, str | int | None]:
+    revision = read_revision(register.revision) if register.revision.token else None
     return {
         "phase": _phase(register.phase),
         "opt_outs": register.opt_outs,
-        "revision": register.revision.token or None,
-        "as_of": rfc_3339(register.revision.as_of.ToDatetime(dt.UTC))
-        if register.revision.HasField("as_of")
-        else None,
+        "revision": revision.token if revision else None,
+        "as_of": rfc_3339(revision.as_of) if revision else None,
         "numbers_per_message_max": register.limits.numbers_per_message,
         "message_bytes_max": register.limits.bytes_per_message,
         "streams_max": register.limits.streams,

@@ -58,7 +58,7 @@ def failure_of(error: grpc.RpcError) -> CallFailed:
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in status.details:
         _unpack(detail.type_url, detail.value, info, retry)
-    delay_s = retry.retry_delay.ToTimedelta().total_seconds()
+    delay_s = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     retry_delay_s = delay_s if retry.HasField("retry_delay") else None
     if info.domain == _DOMAIN and info.reason:
         return CallFailed(_printable(status.message), call.code(), info.reason, retry_delay_s)

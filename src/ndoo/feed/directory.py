@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ndoo.errors import ChangeRefused, FeedEmpty, FeedUnavailable, SnapshotRefused
+from ndoo.errors import ChangeRefused, FeedUnavailable, SnapshotRefused
 from ndoo.feed import log
-from ndoo.feed.feed import CHANGES_PER_READ_MAX, Batch, HistoryChanged
+from ndoo.feed.feed import CHANGES_PER_READ_MAX, Batch, HistoryChanged, nothing_loaded
 from ndoo.feed.log import Position, Segment
 from ndoo.feed.url import DirectoryUrl
 from ndoo.register import snapshot as snapshots
@@ -45,9 +45,7 @@ class DirectoryFeed:
             try:
                 raw = (self._url.path / log.SNAPSHOT).read_bytes()
             except FileNotFoundError:
-                raise FeedEmpty(
-                    f"{self.name} holds no register; load one with 'ndoo load'."
-                ) from None
+                raise nothing_loaded(self.name) from None
         snapshot = snapshots.unpack(log.decode_snapshot(raw))
         if Position.parse(snapshot.position) is None:
             raise SnapshotRefused(

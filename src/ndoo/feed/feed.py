@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from ndoo.errors import NdooError
+from ndoo.errors import FeedEmpty, NdooError
 from ndoo.register.changes import Change
 from ndoo.register.snapshot import Snapshot
 from ndoo.revision import Revision
@@ -25,6 +25,11 @@ class HistoryChanged(NdooError):
     """
 
     reason = "REWRITTEN"
+
+
+def nothing_loaded(name: str) -> FeedEmpty:
+    """What to raise where the feed *name* was never loaded."""
+    return FeedEmpty(f"{name} holds no register; load one with 'ndoo load'.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,12 +204,15 @@ class Follower:
                 reason="BACKWARDS",
             )
         try:
-            self._feed.read(published, position, 0.0)
+            following = self._feed.read(published, position, 0.0).changes
         except ChangeRefused:
             return  # the one after it; this one was found
         except HistoryChanged as changed:
             if changed.reason in {"BACKWARDS", "REWRITTEN"}:
                 raise
+            return
+        if following and following[0].seq <= published.seq:
+            raise HistoryChanged("The feed's history was rewritten.", reason="REWRITTEN")
 
     def _publish(self, course: _Course, view: View, confirmed_at: float | None) -> None:
         """Put *view* in use, with what its own register says of suspension."""
@@ -219,8 +222,8 @@ class Follower:
             self._failures = 0
             as_of = _later(state.as_of, confirmed_at)
             state = replace(state, phase=Phase.LIVE, as_of=as_of)
-        self._replica.publish(state)
         self._published = (view.revision, course.position)
+        self._replica.publish(state)
         course.live = True
 
     def _suspend_early(self, register: Register) -> None:

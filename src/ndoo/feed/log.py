@@ -29,15 +29,14 @@ from ndoo.revision import SEQ_MAX, Revision
 
 SNAPSHOT = "snapshot"
 LOCK = "lock"
-TEMPORARY = ".tmp"
+_TEMPORARY = ".tmp"
 LINE_BYTES_MAX = 16 * 1024
 
 _SEGMENT = re.compile(r"changes-([A-Za-z0-9_-]{1,64})-([0-9]{19})\.log")
 _POSITION = re.compile(r"([1-9][0-9]{0,18}):(0|[1-9][0-9]{0,18})")
 _SNAPSHOT_LINE = re.compile(rb"ndoo-snapshot 1 ([0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,12})\n")
 _SNAPSHOT_LINE_BYTES_MAX = 64
-_SEQ = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
-_SEQ = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_SEQ = re.compile(r"[1-9][0-9]{0,18}")
 _LINE = re.compile(rb"[0-9a-f]{8} ")
 
 
@@ -87,6 +86,17 @@ class Position:
 def segments(path: Path) -> list[Segment]:
     """All segments in the directory *path*, of all generations, in order."""
     return sorted(filter(None, map(Segment.of_name, os.listdir(path))))  # noqa: PTH208  (names only)
+
+
+def temporary(name: str) -> str:
+    """What the file *name* of a feed is called until it is whole."""
+    return name + _TEMPORARY
+
+
+def is_temporary(name: str) -> bool:
+    """Whether *name* is a name that `temporary` gave: others' files may lie in the directory."""
+    whole = name.removesuffix(_TEMPORARY)
+    return whole != name and (whole == SNAPSHOT or Segment.of_name(whole) is not None)
 
 
 def encode_line(fields: Mapping[str, str]) -> bytes:

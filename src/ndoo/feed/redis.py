@@ -24,8 +24,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.retry import Retry
 
-from ndoo.errors import ChangeRefused, FeedEmpty, FeedUnavailable, SnapshotRefused
-from ndoo.feed.feed import CHANGES_PER_READ_MAX, Batch, HistoryChanged
+from ndoo.errors import ChangeRefused, FeedUnavailable, SnapshotRefused
+from ndoo.feed.feed import CHANGES_PER_READ_MAX, Batch, HistoryChanged, nothing_loaded
 from ndoo.feed.url import PREFIX, RedisUrl
 from ndoo.register import snapshot as snapshots
 from ndoo.register.changes import Change, decode
@@ -123,7 +123,7 @@ class RedisFeed:
             pipeline.hmget(self._keys.head, ["generation", "seq"])
             (header, register, links), (generation, _) = pipeline.execute()
         if header is None and register is None:
-            raise FeedEmpty(f"{self.name} holds no register; load one with 'ndoo load'.")
+            raise nothing_loaded(self.name)
         packed = Packed(header or b"", register or b"", links or b"")
         return _verified(snapshots.unpack(packed), generation)
 

@@ -34,6 +34,7 @@ _CALL_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 _CODES = (
     "OK",
     "CANCELLED",
+    "DEADLINE_EXCEEDED",
     "INVALID_ARGUMENT",
     "RESOURCE_EXHAUSTED",
     "FAILED_PRECONDITION",

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from pyroaring import BitMap
 
-from ndoo.errors import FeedEmpty, FeedUnavailable, InputError
+from ndoo.errors import FeedUnavailable, InputError
 from ndoo.feed import log
 from ndoo.feed.directory import DirectoryFeed
-from ndoo.feed.feed import HistoryChanged
+from ndoo.feed.feed import HistoryChanged, nothing_loaded
 from ndoo.feed.log import Position, Segment
 from ndoo.feed.url import DirectoryUrl
 from ndoo.publish.fold import first_snapshot, fold
@@ -72,10 +72,10 @@ class DirectoryPublisher:
     def load(self, keys: BitMap, *, accept_shrink: bool = False) -> Revision:
         segment = Segment(new_generation(), 1)
         revision = Revision(segment.generation, 0)
-        snapshot = first_snapshot(
-            self._feed, keys, revision, str(segment.start), accept_shrink=accept_shrink
-        )
-        with self._locked(create=True):
+        with self._locked(create=True):  # what is in place decides, and must not change meanwhile
+            snapshot = first_snapshot(
+                self._feed, keys, revision, str(segment.start), accept_shrink=accept_shrink
+            )
             self._put(segment.name, segment.header)
             self._put(log.SNAPSHOT, log.encode_snapshot(snapshots.pack(snapshot)))
             self._remove_before(segment)
@@ -111,7 +111,7 @@ class DirectoryPublisher:
             try:
                 lock = os.open(self._path / log.LOCK, os.O_RDWR | os.O_CREAT, _FILE_MODE)
             except FileNotFoundError:
-                raise self._empty() from None
+                raise nothing_loaded(self.name) from None
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield
@@ -126,15 +126,12 @@ class DirectoryPublisher:
             cause = os.strerror(error.errno) if error.errno else type(error).__name__
             raise FeedUnavailable(f"{self.name} cannot be written: {cause}.{doubt}") from None
 
-    def _empty(self) -> FeedEmpty:
-        return FeedEmpty(f"{self.name} holds no register; load one with 'ndoo load'.")
-
     def _end(self) -> _End:
         """Where the next change goes. The lock is held."""
         try:
             generation = log.generation_of(self._path)
         except FileNotFoundError:
-            raise self._empty() from None
+            raise nothing_loaded(self.name) from None
         own = [each for each in log.segments(self._path) if each.generation == generation]
         if not own:
             raise FeedUnavailable(
@@ -153,7 +150,7 @@ class DirectoryPublisher:
 
     def _put(self, name: str, raw: bytes) -> None:
         """Put a whole file in place, durably: it is there with all of *raw*, or not at all."""
-        temporary = self._path / (name + log.TEMPORARY)
+        temporary = self._path / log.temporary(name)
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
         _write(file, raw)
         temporary.rename(self._path / name)
@@ -165,8 +162,9 @@ class DirectoryPublisher:
 
     def _remove_before(self, first: Segment) -> None:
         """Remove what no reader needs: segments before *first*, and what killed writers left."""
-        for temporary in self._path.glob("*" + log.TEMPORARY):
-            temporary.unlink()
+        for path in list(self._path.iterdir()):
+            if log.is_temporary(path.name):
+                path.unlink()
         # The oldest goes first: a reader takes a segment that is there as proof of those after it.
         for segment in log.segments(self._path):
             if segment.generation != first.generation or segment < first:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from dataclasses import dataclass, replace
 
@@ -48,18 +49,27 @@ def fold(feed: Feed) -> Folded:
 
 def _fold(feed: Feed) -> Folded:
     before = feed.load()
-    register, position, complete = Register(before), before.position, False
+    register = Register(before)
+    return Folded(before, register, _apply_all(feed, register, before.position))
+
+
+def _apply_all(feed: Feed, register: Register, position: str) -> str:
+    """Apply to *register* all that comes after *position*, and return the position after it."""
+    complete = False
     while not complete:
         batch = feed.read(register.revision, position, 0.0)
         register.apply(batch.changes)
         position, complete = batch.position, batch.complete
-    return Folded(before, register, position)
+    return position
 
 
 def first_snapshot(
     feed: Feed, keys: BitMap, revision: Revision, position: str, *, accept_shrink: bool
 ) -> Snapshot:
     """The snapshot that begins the generation of *revision*.
+
+    It holds *keys*, and what no source of them tells but *feed* knows: that answers are suspended,
+    and which numbers are one person's; all of these are opted out if one is.
 
     Raises SnapshotRefused if *keys* is empty, or, unless *accept_shrink*, far smaller than the
     register that *feed* holds.
@@ -70,19 +80,33 @@ def first_snapshot(
             "source.",
             reason="SNAPSHOT_EMPTY",
         )
-    snapshot = Snapshot(revision, position, now(), keys, shrink_accepted=accept_shrink)
-    refuse_shrunken(snapshot, count_in_place(feed), SHRINK_MAX)
+    register = _in_place(feed)
+    if register is None:
+        return Snapshot(revision, position, now(), keys, shrink_accepted=accept_shrink)
+    in_place = register.snapshot(position, now())
+    out = [group for group in in_place.links if any(key in keys for key in group)]
+    snapshot = replace(
+        in_place,
+        revision=revision,
+        keys=keys | BitMap([key for group in out for key in group]),
+        shrink_accepted=accept_shrink,
+    )
+    refuse_shrunken(snapshot, len(register), SHRINK_MAX)
     return snapshot
 
 
-def count_in_place(feed: Feed) -> int:
-    """How many opt-outs *feed* holds, as far as it can be read: a load mends what is broken."""
+def _in_place(feed: Feed) -> Register | None:
+    """The register that *feed* holds, as far as it can be read: a load mends what is broken."""
     try:
-        return len(fold(feed).register)
+        return fold(feed).register
     except (FeedEmpty, SnapshotRefused):
-        return 0
+        return None
     except (ChangeRefused, HistoryChanged, SequenceBroken):
-        return len(feed.load().keys)
+        snapshot = feed.load()
+        register = Register(snapshot)
+        with contextlib.suppress(ChangeRefused, HistoryChanged, SequenceBroken):
+            _apply_all(feed, register, snapshot.position)
+        return register
 
 
 def now() -> str:

@@ -34,7 +34,10 @@ class Publisher(Protocol):
         """
 
     def load(self, keys: BitMap, *, accept_shrink: bool = False) -> Revision:
-        """Start a new generation that holds exactly *keys*; readers move over to it whole.
+        """Start a new generation that holds *keys*; readers move over to it whole.
+
+        What changes said that no source of keys tells stays in force: a suspension until `resume`,
+        and which numbers are one person's, so that all of these are opted out if one is.
 
         Raises SnapshotRefused if *keys* is empty, or, unless *accept_shrink*, far smaller than the
         register in place; FeedUnavailable.

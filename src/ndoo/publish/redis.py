@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyroaring import BitMap
-from redis.exceptions import RedisError, ResponseError
+from redis.client import Pipeline
+from redis.exceptions import RedisError, ResponseError, WatchError
 
-from ndoo.errors import FeedEmpty, FeedUnavailable
-from ndoo.feed.feed import HistoryChanged
+from ndoo.errors import FeedUnavailable
+from ndoo.feed.feed import HistoryChanged, nothing_loaded
 from ndoo.feed.redis import START, Keys, RedisFeed, cause_of, connect
 from ndoo.feed.url import PREFIX, RedisUrl
 from ndoo.publish.fold import Folded, first_snapshot, fold
@@ -25,6 +26,7 @@ from ndoo.register.snapshot import Packed, Snapshot
 from ndoo.revision import Revision, new_generation
 
 CHANGES_PER_SCRIPT_MAX = 2000
+_LOAD_TRIES_MAX = 5
 """So that other clients of the server wait some milliseconds at most."""
 
 ANSWER_S_MAX = 30.0
@@ -87,19 +89,37 @@ class RedisPublisher:
 
     def load(self, keys: BitMap, *, accept_shrink: bool = False) -> Revision:
         revision = Revision(new_generation(), 0)
-        packed = snapshots.pack(
-            first_snapshot(self._feed, keys, revision, START, accept_shrink=accept_shrink)
-        )
         self._connect()
-        with self._errors("whether the register was loaded"):
-            pipeline = self._client.pipeline(transaction=True)
-            pipeline.delete(self._keys.snapshot, self._keys.changes, self._keys.head)
-            pipeline.hset(self._keys.snapshot, mapping=_fields(packed))
-            pipeline.hset(
-                self._keys.head, mapping={"generation": revision.generation, "seq": revision.seq}
-            )
+        with (
+            self._errors("whether the register was loaded"),
+            self._client.pipeline(transaction=True) as pipeline,
+        ):
+            for _ in range(_LOAD_TRIES_MAX):
+                # What is in place decides about the new register, and must not change meanwhile.
+                pipeline.watch(self._keys.head)  # type: ignore[no-untyped-call]
+                snapshot = first_snapshot(
+                    self._feed, keys, revision, START, accept_shrink=accept_shrink
+                )
+                if self._switch(pipeline, snapshots.pack(snapshot), revision):
+                    return revision
+        raise FeedUnavailable(
+            f"{self.name} was written to all the while; nothing was loaded. Try again when the "
+            "other writers rest."
+        )
+
+    def _switch(self, pipeline: Pipeline, packed: Packed, revision: Revision) -> bool:
+        """Put the new generation in place, unless the head moved since it was watched."""
+        pipeline.multi()
+        pipeline.delete(self._keys.snapshot, self._keys.changes, self._keys.head)
+        pipeline.hset(self._keys.snapshot, mapping=_fields(packed))
+        pipeline.hset(
+            self._keys.head, mapping={"generation": revision.generation, "seq": revision.seq}
+        )
+        try:
             pipeline.execute()
-        return revision
+        except WatchError:
+            return False
+        return True
 
     def snapshot(self) -> Snapshot:
         folded = fold(self._feed)
@@ -126,7 +146,7 @@ class RedisPublisher:
                 args=[argument for arguments in block for argument in arguments],
             )
         if reply is None:
-            raise FeedEmpty(f"{self.name} holds no register; load one with 'ndoo load'.")
+            raise nothing_loaded(self.name)
         generation, seq = reply
         return Revision(generation.decode(), int(seq))
 

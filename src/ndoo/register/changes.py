@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ndoo import nhs_number
 from ndoo.errors import ChangeRefused
@@ -47,8 +47,8 @@ class Change:
 
     kind: Kind
     seq: int = 0
-    key: int | None = None
-    new_key: int | None = None
+    key: int | None = field(default=None, repr=False)
+    new_key: int | None = field(default=None, repr=False)
     at: str = ""
     src: str = ""
 
@@ -63,26 +63,24 @@ class Change:
 
 
 def decode(fields: Mapping[str, str]) -> Change:
-    """The change that *fields* describe. Raises ChangeRefused, naming the field but not its
-    content.
+    """The change that *fields* describe. Raises ChangeRefused, naming the field but no content, not
+    even that of `seq`: in an entry whose fields are mixed up it may be somebody's number.
     """
     seq_text = fields.get("seq", "")
     if not _SEQ.fullmatch(seq_text) or (seq := int(seq_text)) > SEQ_MAX:
         raise ChangeRefused("A change has no readable sequence number (field 'seq').")
     kind = _KINDS.get(fields.get("op", ""))
     if kind is None:
-        raise ChangeRefused(
-            f"Change {seq} is of a kind that this version does not know (field 'op')."
-        )
-    key = _key(fields, "nhs", seq) if kind in PERSONAL else None
-    new_key = _key(fields, "new", seq) if kind is Kind.SUPERSEDE else None
+        raise ChangeRefused("A change is of a kind that this version does not know (field 'op').")
+    key = _key(fields, "nhs") if kind in PERSONAL else None
+    new_key = _key(fields, "new") if kind is Kind.SUPERSEDE else None
     return Change(kind, seq, key, new_key, fields.get("at", ""), fields.get("src", ""))
 
 
-def _key(fields: Mapping[str, str], field: str, seq: int) -> int:
-    key = nhs_number.key_of(fields.get(field, ""))
+def _key(fields: Mapping[str, str], name: str) -> int:
+    key = nhs_number.key_of(fields.get(name, ""))
     if key is None:
-        raise ChangeRefused(f"Change {seq} carries no valid NHS number (field '{field}').")
+        raise ChangeRefused(f"A change carries no valid NHS number (field '{name}').")
     return key
 
 

@@ -31,11 +31,11 @@ Group = tuple[int, ...]
 class Flips:
     """What a batch changed in the end: the keys that became opted out, and those no longer so."""
 
-    opted_out: Keys
-    opted_in: Keys
+    opted_out: Keys = field(repr=False)
+    opted_in: Keys = field(repr=False)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class _Work:
     """What a batch would do: final states by key, changed groups by key, suspension."""
 
@@ -98,9 +98,12 @@ class Register:
     def _prove_sequence(self, changes: Sequence[Change]) -> None:
         for expected, change in enumerate(changes, self._revision.seq + 1):
             if change.seq != expected:
+                # What came is not told: the digits of a mixed-up entry may be anybody's.
+                ahead = change.seq > expected
                 raise SequenceBroken(
-                    f"Change {expected} was expected and {change.seq} came.",
-                    reason="GAP" if change.seq > expected else "BACKWARDS",
+                    f"Change {expected} was expected and {'a later' if ahead else 'an earlier'} "
+                    "one came.",
+                    reason="GAP" if ahead else "BACKWARDS",
                 )
 
     def _work_out(self, change: Change, work: _Work) -> None:

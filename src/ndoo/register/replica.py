@@ -62,6 +62,7 @@ class Replica:
         self._staleness_s_max = staleness_s_max
         self._state = State()
         self._refused_as_of = math.nan  # refused once, refused for good, wherever the clock goes
+        self._latest_now = -math.inf  # since the last confirmation
         self._listeners: tuple[Listener, ...] = ()
 
     @property
@@ -70,6 +71,8 @@ class Replica:
 
     def publish(self, state: State) -> None:
         """Put *state* in place and tell the listeners. Called by the follower's thread alone."""
+        if state.as_of != self._state.as_of:
+            self._latest_now = -math.inf
         self._state = state
         for listener in self._listeners:
             listener(state)
@@ -112,6 +115,12 @@ class Replica:
             )
 
     def _is_stale(self, state: State, now: float) -> bool:
+        # A clock set back makes what is old look young: until the feed confirms anew, its age is
+        # unknown.
+        if now < self._latest_now - CLOCK_BACK_S_MAX:
+            self._refused_as_of = self._state.as_of
+        elif now > self._latest_now:
+            self._latest_now = now
         if not -CLOCK_BACK_S_MAX <= now - state.as_of <= self._staleness_s_max:
             self._refused_as_of = state.as_of
             return True

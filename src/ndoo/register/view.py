@@ -187,7 +187,7 @@ class _Arena:
         self._detail = self.detail.reshape(slots, kernel.DETAIL_BYTES)
         self._summary = self.summary.reshape(slots, kernel.SUMMARY_BYTES)
         self._free: list[int] = list(range(slots - 1, _FIRST_FREE - 1, -1))
-        self._views: deque[weakref.ref[View]] = deque()
+        self._views: list[weakref.ref[View]] = []
         self._retired: deque[tuple[int, npt.NDArray[np.uint32]]] = deque()
         self._epoch = 0
         self.write_all_cleared(np.array([ALL_CLEARED]))
@@ -211,7 +211,9 @@ class _Arena:
 
     def retire(self, slots: npt.NDArray[np.uint32], last_epoch: int) -> None:
         """Have *slots* taken back once the view *last_epoch*, and all before it, are gone."""
-        self._retired.append((last_epoch, slots[slots != ALL_CLEARED]))
+        slots = slots[slots != ALL_CLEARED]
+        if len(slots):
+            self._retired.append((last_epoch, slots))
 
     def copy_from(self, other: _Arena, slots: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
         """Copies, in free slots of this arena, of *slots* of *other* (which may be this one)."""
@@ -233,8 +235,7 @@ class _Arena:
     def _reclaim(self) -> None:
         # Each view is looked at once and held: readers drop views at any moment, and the second of
         # two looks could find none where there are others behind it.
-        oldest = None
-        while self._views and (oldest := self._views[0]()) is None:
-            self._views.popleft()
-        while oldest and self._retired and self._retired[0][0] < oldest.epoch:
+        living = [view for reference in self._views if (view := reference()) is not None]
+        self._views = [weakref.ref(view) for view in living]
+        while living and self._retired and self._retired[0][0] < living[0].epoch:
             self._free.extend(self._retired.popleft()[1].tolist())

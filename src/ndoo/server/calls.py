@@ -23,6 +23,9 @@ from ndoo.server.status import Busy, ShuttingDown, refusal
 
 SERVICE_NAME = "ndoo.v1.OptOutCheck"
 
+BULK_BYTES = 64 * 1024
+"""A single message over this size takes the place of a stream: memory is bounded by both alike."""
+
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Unary = Callable[[bytes, float | None], Awaitable[bytes]]
 Stream = Callable[[AsyncIterator[bytes], float | None], AsyncIterator[bytes]]
@@ -34,6 +37,7 @@ class _OpenStream:
 
     task: asyncio.Task[Any]
     is_reading: bool = False
+    is_interrupted: bool = False
 
 
 class Calls:
@@ -63,6 +67,7 @@ class Calls:
         self._ending = True
         for stream in self._streams:
             if stream.is_reading:
+                stream.is_interrupted = True
                 stream.task.cancel()
 
     def _unary(self, name: str, method: Unary) -> grpc.RpcMethodHandler[Any, Any]:
@@ -72,13 +77,19 @@ class Calls:
             started = time.perf_counter()
             metrics.start()
             metrics.received()
+            bulk = _OpenStream(_this_task()) if len(message) > BULK_BYTES else None
             try:
+                if bulk:
+                    self._admit(bulk)
                 response = await method(message, context.time_remaining())
             except asyncio.CancelledError:
-                metrics.finish("CANCELLED", time.perf_counter() - started)
+                metrics.finish(_why_cancelled(context), time.perf_counter() - started)
                 raise
             except Exception as error:  # noqa: BLE001  (the table decides what a caller is told)
                 await self._end(context, error, metrics, started)
+            finally:
+                if bulk:
+                    self._dismiss(bulk)
             metrics.sent()
             metrics.finish("OK", time.perf_counter() - started)
             return response
@@ -99,8 +110,8 @@ class Calls:
                     await context.write(response)
                     metrics.sent()
             except asyncio.CancelledError:
-                if not self._ending:
-                    metrics.finish("CANCELLED", time.perf_counter() - started)
+                if not stream.is_interrupted:
+                    metrics.finish(_why_cancelled(context), time.perf_counter() - started)
                     raise
                 await self._end(context, _shutting_down(), metrics, started)
             except Exception as error:  # noqa: BLE001  (the table decides what a caller is told)
@@ -152,6 +163,11 @@ class Calls:
             log_event("error", "call_failed", error=type(error).__name__, where=_place(error))
         await context.abort(refused.code, refused.sentence, trailing_metadata=refused.metadata)
         raise RuntimeError("abort always raises")
+
+
+def _why_cancelled(context: Context) -> str:
+    remaining_s = context.time_remaining()
+    return "CANCELLED" if remaining_s is None or remaining_s > 0 else "DEADLINE_EXCEEDED"
 
 
 def _this_task() -> asyncio.Task[Any]:

@@ -129,7 +129,7 @@ def _options(message_bytes_max: int) -> list[tuple[str, int]]:
         # No compression: a small compressed message may claim a lot of memory and time.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_MS // 3),
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_MS // 3),
         ("grpc.http2.max_pings_without_data", 0),
         # Idle streams may be kept open by pings, but not by a flood of them.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),

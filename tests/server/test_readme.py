@@ -1,0 +1,53 @@
+"""What the README tells is so: its example runs, and its table of reasons is complete."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ndoo import errors
+from ndoo.register import sets
+from ndoo.server import status, wire
+from server.conftest import House, MakeHouse
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+OPTED_OUT = 9_990_000_026
+
+
+def test_it_begins_with_two_commands() -> None:
+    commands = re.findall(r"^    make \w+", README, re.MULTILINE)
+    assert [command.split()[1] for command in commands] == ["demo", "test"]
+
+
+def test_the_reasons_are_those_that_calls_end_with() -> None:
+    told = set(
+        re.findall(r"`([A-Z_]{3,})`", README.partition("| reason |")[2].partition("\n\n")[0])
+    )
+    codes = {code for code in told if hasattr(status.grpc.StatusCode, code)}
+    reasons = {
+        "NOT_LOADED", "STALE", "SUSPENDED", "SET_TOO_LARGE",
+        *(kind.reason for kind in (
+            errors.BadToken, errors.OtherGeneration, errors.RevisionGone,
+            errors.RevisionNotReached, sets.BadSet, status.Busy, status.ShuttingDown,
+            status.TooMany, wire.MalformedMessage,
+        )),
+    }  # fmt: skip
+    assert told - codes == reasons
+
+
+async def test_the_example_runs(make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    house: House = await make_house()
+    house.publish({OPTED_OUT}, as_of=time.time())
+    example = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    assert "127.0.0.1:50551" in example
+    code = example.replace("127.0.0.1:50551", house.address)
+    names: dict[str, object] = {}
+    await asyncio.to_thread(exec, code, names)
+    assert np.concatenate(names["cleared"]).tolist() == [True, False]
+    assert names["summary"].opted_out == 1
