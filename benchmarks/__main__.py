@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -39,8 +40,10 @@ def run(names: tuple[str, ...], scale: str, results: Path) -> None:
         for place, name in enumerate(chosen, 1):
             benchmark = importlib.import_module(f"benchmarks.{name}")
             shop.progress.title(f"[{place}/{len(chosen)}] {name}")
+            started = time.perf_counter()
             facts = benchmark.measure(shop)
-            write_result(results, name, {"question": benchmark.QUESTION, "scale": scale} | facts)
+            told = {"question": benchmark.QUESTION, "scale": scale} | facts
+            write_result(results, name, told | {"took_s": round(time.perf_counter() - started)})
 
 
 @commands.command()

@@ -35,6 +35,9 @@ class Truth:
     def opted_out(self) -> Mask:
         return ~(self.cleared | self.invalid)
 
+    def repeated(self, times: int) -> Truth:
+        return Truth(np.tile(self.cleared, times), np.tile(self.invalid, times))
+
     def proof(self) -> dict[str, int | str]:
         """What goes into results: how many of each verdict, and a hash over all answer bits."""
         bits = np.packbits([self.cleared, self.invalid], axis=1, bitorder="little")
@@ -71,17 +74,13 @@ class Asked:
         self, rng: np.random.Generator, register: Keys, opted_out_share: float, invalid_share: float
     ) -> Asked:
         """As many numbers in random order, with these shares; the rest is cleared."""
-        opted_out, invalid = (
-            int(len(self) * share) for share in (opted_out_share, invalid_share)
-        )
+        opted_out, invalid = (int(len(self) * share) for share in (opted_out_share, invalid_share))
         cleared = len(self) - opted_out - invalid
         people = nhs_number.numbers_of(register[rng.integers(0, len(register), opted_out)])
         others = self.numbers[rng.choice(np.flatnonzero(self.truth.cleared), cleared)]
         nobody = self.numbers[rng.choice(np.flatnonzero(self.truth.invalid), invalid)]
         kinds = np.repeat([0, 1, 2], [cleared, opted_out, invalid])
-        ordered = Asked(
-            np.concatenate([others, people, nobody]), Truth(kinds == 0, kinds == 2)
-        )
+        ordered = Asked(np.concatenate([others, people, nobody]), Truth(kinds == 0, kinds == 2))
         return ordered.at(rng.permutation(len(self)))
 
     def messages(self, size: int) -> list[bytes]:

@@ -37,9 +37,7 @@ def _row(shop: Workshop, count: int) -> Facts:
             _kernel(register, asked),
         ]
         rows = interleave(contenders, max(1, shop.scale.rounds // 2), shop.progress)
-        eight = stream_check(
-            shop, served, served.target, asked, name="", streams=MEMORY_STREAMS
-        )
+        eight = stream_check(shop, served, served.target, asked, name="", streams=MEMORY_STREAMS)
         for _ in range(2):
             eight.prove(eight.run())
         busy = served.memory_mb()

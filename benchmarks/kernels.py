@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numba as nb
 import numpy as np
+import numpy.typing as npt
 from numba import uint8, uint32, uint64
 
 from benchmarks.bulk import kernel
@@ -30,7 +31,8 @@ ONE_LEVEL = "pages, one level"
 _PAGES = (KEY_MAX >> 16) + 1
 _BLOCK = 1024
 
-Pair = tuple[np.ndarray, np.ndarray]
+Bytes = npt.NDArray[np.uint8]
+Pair = tuple[Bytes, Bytes]
 
 
 def measure(shop: Workshop) -> Facts:
@@ -106,13 +108,13 @@ def _contender(name: str, asked: Asked, run: Callable[[], list[Pair]]) -> Conten
     return Contender(name, len(asked), run, proven)
 
 
-def _flat_table(register: Keys) -> np.ndarray:
+def _flat_table(register: Keys) -> Bytes:
     table = np.zeros((KEY_MAX >> 3) + 1, dtype=np.uint8)
     np.bitwise_or.at(table, register >> 3, (1 << (register & 7)).astype(np.uint8))
     return table
 
 
-def _weighted_sums(count: int, weights: tuple[int, ...]) -> np.ndarray:
+def _weighted_sums(count: int, weights: tuple[int, ...]) -> Bytes:
     """The weighted digit sums of 0 to *count* - 1, modulo 11."""
     rest = np.arange(count)
     total = np.zeros(count, dtype=np.int64)
@@ -123,7 +125,7 @@ def _weighted_sums(count: int, weights: tuple[int, ...]) -> np.ndarray:
 
 
 @nb.njit(nogil=True, cache=True)
-def _check_flat(numbers, high, low, table):
+def _check_flat(numbers: Numbers, high: Bytes, low: Bytes, table: Bytes) -> Pair:
     cleared = np.empty(len(numbers), np.uint8)
     invalid = np.empty(len(numbers), np.uint8)
     for i in range(len(numbers)):
@@ -143,7 +145,7 @@ def _check_flat(numbers, high, low, table):
 
 
 @nb.njit(nogil=True, cache=True)
-def _check_pages(numbers, pages, detail):
+def _check_pages(numbers: Numbers, pages: np.ndarray, detail: Bytes) -> Pair:
     """Digits as the loop in use reads them, by arithmetic alone; then one look-up a number."""
     cleared = np.empty(len(numbers), np.uint8)
     invalid = np.empty(len(numbers), np.uint8)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import statistics
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -69,11 +70,9 @@ def measure(shop: Workshop) -> Facts:
             for rate in scale.call_rates
             for side in sides
         ]
-        in_a_row = _calls_in_a_row(shop, sides)
+        in_a_row = calls_in_a_row(shop, sides)
         together = [
-            _closed_loop_row(shop, side, count)
-            for count in scale.calls_in_flight
-            for side in sides
+            _closed_loop_row(shop, side, count) for count in scale.calls_in_flight for side in sides
         ]
     return {
         "parameters": {
@@ -165,26 +164,32 @@ async def _open_loop(side: Side, requests: Sequence[bytes], rate: int) -> Record
             if index + 1 == len(requests):
                 done.set()
 
-        with _no_collection(), metronome(
-            lambda index, intended: loop.call_soon_threadsafe(begin, index, intended),
-            rate,
-            len(requests),
+        with (
+            _no_collection(),
+            metronome(
+                lambda index, intended: loop.call_soon_threadsafe(begin, index, intended),
+                rate,
+                len(requests),
+            ),
         ):
             await done.wait()
             await asyncio.gather(*calls)
     return recording
 
 
-def _calls_in_a_row(shop: Workshop, sides: Sequence[Side]) -> list[Facts]:
+def calls_in_a_row(shop: Workshop, sides: Sequence[Side]) -> list[Facts]:
     """One call after the other, the two sides in turns of some calls each."""
     asked = shop.asked.first(shop.scale.calls_in_a_row)
     blocks = np.array_split(np.arange(len(asked)), max(1, len(asked) // 50))
     requests = _requests(asked)
     recordings = shop.run(_take_turns(sides, requests, blocks))
     return [
-        {"name": side.name, **percentiles(recording.answered)}
+        {
+            "name": side.name, "median_us": round(statistics.median(recording.answered), 1),
+            **percentiles(recording.answered),
+        }
         for side, recording in zip(sides, recordings)
-    ]
+    ]  # fmt: skip
 
 
 async def _take_turns(
@@ -209,7 +214,7 @@ async def _take_turns(
 
 def _closed_loop_row(shop: Workshop, side: Side, in_flight: int) -> Facts:
     """Calls a second with so many always under way, and the server's processor time for each."""
-    asked = shop.asked.first(2 * shop.scale.calls_in_a_row)
+    asked = shop.asked.first(shop.scale.calls_in_a_row)
     requests = _requests(asked)
     rates, cpu_us = [], []
     for turn in range(shop.scale.rounds):

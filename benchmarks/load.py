@@ -1,6 +1,6 @@
 """Two bulk streams that never end, and how many numbers they have got answered so far.
 
-    python -m benchmarks.load TARGET METHOD < numbers, as little-endian 64-bit integers
+python -m benchmarks.load TARGET METHOD < numbers, as little-endian 64-bit integers
 """
 
 from __future__ import annotations

@@ -46,9 +46,7 @@ def load_average() -> list[float]:
 
 
 def _git(*arguments: str) -> str:
-    ran = subprocess.run(
-        ["git", *arguments], cwd=ROOT, capture_output=True, check=False, text=True
-    )
+    ran = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=False, text=True)
     return ran.stdout.strip()
 
 

@@ -1,9 +1,9 @@
 """How soon a change shows: from the moment XADD has returned to an answer that knows of it.
 
-Asking in a tight loop would measure the asking. Here each probe is one Check that names the change's
-own revision as `at_least_as_fresh`: the service holds it until that revision is published, then
-answers at once. So the time is that of becoming visible plus one way back, and the verdict proves
-that the change is in it. Only some changes are probed, so that the probes are no load.
+Asking in a tight loop would measure the asking. Here each probe is one Check that names the
+change's own revision as `at_least_as_fresh`: the service holds it until that revision is published,
+then answers at once. So the time is that of becoming visible plus one way back, and the verdict
+proves that the change is in it. Only some changes are probed, so that the probes are no load.
 """
 
 from __future__ import annotations

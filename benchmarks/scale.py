@@ -16,6 +16,7 @@ class Scale:
     opt_outs: int
     questions: int
     rounds: int
+    repeats: int  # of all questions, in one turn of a bulk contender
     peer_share: float  # of the questions that slow peers get
     set_keys: int
     opt_outs_grown: tuple[int, ...]
@@ -29,14 +30,15 @@ class Scale:
     change_rates: tuple[int, ...]
     change_s: float
     waiting_changes: tuple[int, ...]
-    cold_starts: int
+    starts: int  # of the service, where a start is what is measured
 
 
 FULL = Scale(
     name="full",
     opt_outs=3_619_104,
     questions=128 * CHUNK,
-    rounds=7,
+    rounds=5,
+    repeats=4,
     peer_share=1.0,
     set_keys=57_000_000,
     opt_outs_grown=(100_000, 1_000_000, 3_619_104, 10_000_000, 60_000_000),
@@ -44,13 +46,13 @@ FULL = Scale(
     messages_max=4096,
     streams=(1, 2, 4, 8, 16, 32),
     call_rates=(100, 500, 1000),
-    call_s=6.0,
+    call_s=5.0,
     calls_in_a_row=4000,
     calls_in_flight=(1, 16, 256),
     change_rates=(1, 100, 1000),
-    change_s=10.0,
+    change_s=8.0,
     waiting_changes=(100_000, 1_000_000),
-    cold_starts=5,
+    starts=3,
 )
 
 QUICK = Scale(
@@ -58,7 +60,8 @@ QUICK = Scale(
     opt_outs=3_619_104,
     questions=32 * CHUNK,
     rounds=2,
-    peer_share=0.3,
+    repeats=2,
+    peer_share=0.2,
     set_keys=5_700_000,
     opt_outs_grown=(100_000, 1_000_000, 3_619_104),
     message_sizes=(1, 256, 16_384, 131_072, 1_048_576),
@@ -70,8 +73,8 @@ QUICK = Scale(
     calls_in_flight=(1, 64),
     change_rates=(1, 100, 1000),
     change_s=1.5,
-    waiting_changes=(20_000, 100_000),
-    cold_starts=2,
+    waiting_changes=(100_000,),
+    starts=1,
 )
 
 TINY = Scale(
@@ -79,6 +82,7 @@ TINY = Scale(
     opt_outs=20_000,
     questions=2 * CHUNK,
     rounds=1,
+    repeats=1,
     peer_share=0.01,
     set_keys=50_000,
     opt_outs_grown=(1_000, 20_000),
@@ -92,7 +96,7 @@ TINY = Scale(
     change_rates=(50,),
     change_s=0.2,
     waiting_changes=(2_000,),
-    cold_starts=1,
+    starts=1,
 )
 
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}

@@ -6,7 +6,6 @@ import numpy as np
 
 from benchmarks.data import Mask, WrongAnswer
 from benchmarks.harness import Contender, Facts, interleave
-from benchmarks.sets import draw_people
 from benchmarks.workshop import Workshop
 from ndoo import nhs_number
 from ndoo.client import open_channel
@@ -21,7 +20,7 @@ WHOLE = "array to set, the call, and a boolean a number"
 
 
 def measure(shop: Workshop) -> Facts:
-    people = draw_people(shop)
+    people = shop.population
     numbers = nhs_number.numbers_of(people)
     shop.rng("order").shuffle(numbers)
     truth = ~np.isin(numbers, nhs_number.numbers_of(shop.register), kind="sort")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from pyroaring import BitMap
 
 from benchmarks.data import WrongAnswer
 from benchmarks.harness import Contender, Facts, interleave
-from benchmarks.streams import ask, channel
+from benchmarks.streams import ask, connect
 from benchmarks.workshop import Workshop
-from ndoo.cli.demo_data import draw_register
 from ndoo.nhs_number import Keys
 from ndoo.v1 import check_pb2
 
@@ -22,7 +21,7 @@ MESSAGES = 12
 
 
 def measure(shop: Workshop) -> Facts:
-    people = draw_people(shop)
+    people = shop.population
     parts = np.array_split(people, MESSAGES)
     with shop.service() as served:
         client = SetClient(shop, served.target)
@@ -44,31 +43,18 @@ def measure(shop: Workshop) -> Facts:
     }  # fmt: skip
 
 
-def draw_people(shop: Workshop) -> Keys:
-    """The keys of as many people as the scale says, ascending."""
-    shop.progress.say("drawing a population")
-    return draw_register(shop.rng("population"), shop.scale.set_keys)
-
-
 class SetClient:
     """CheckSet over one stream, raw bytes both ways."""
 
     def __init__(self, shop: Workshop, target: str) -> None:
         self._shop = shop
-        self._connection = shop.run(_opened(target))
-        shop.close_later(lambda: shop.run(self._connection.close()))
+        self._connection = connect(shop, target)
 
     def call(self, requests: Sequence[bytes]) -> list[bytes]:
         return self._shop.run(ask(self._connection, CHECK_SET, requests))
 
 
-async def _opened(target: str):
-    connection = channel(target)
-    await connection.channel_ready()
-    return connection
-
-
-def prover(parts: Sequence[Keys], register: Keys):
+def prover(parts: Sequence[Keys], register: Keys) -> Callable[[list[bytes]], Facts]:
     """Proves that a call cleared exactly those of *parts* who are not in *register*."""
     opted_out = BitMap(register)
     expected = [BitMap(part) - opted_out for part in parts]

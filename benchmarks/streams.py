@@ -36,6 +36,19 @@ def channel(target: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(target, options=OPTIONS)
 
 
+def connect(shop: Workshop, target: str) -> grpc.aio.Channel:
+    """A connection that is up, and is closed before the server ends."""
+
+    async def opened() -> grpc.aio.Channel:
+        connection = channel(target)
+        await connection.channel_ready()
+        return connection
+
+    connection = shop.run(opened())
+    shop.close_later(lambda: shop.run(connection.close()))
+    return connection
+
+
 class Streams:
     """*count* streams of *method*; made for one set of messages, run many times."""
 
@@ -44,9 +57,8 @@ class Streams:
     ) -> None:
         self._shop = shop
         self._shares = [share for share in _shared_out(messages, count) if share]
-        self._channels = shop.run(_open(target, len(self._shares)))
+        self._channels = [connect(shop, target) for _ in self._shares]
         self._method = method
-        shop.close_later(lambda: shop.run(_close(self._channels)))
 
     def run(self) -> list[list[bytes]]:
         """All answers, stream by stream."""
@@ -68,23 +80,27 @@ async def ask(channel: grpc.aio.Channel, method: str, messages: Iterable[bytes])
 
 def stream_check(
     shop: Workshop, served: Child, target: str, asked: Asked, *, name: str, size: int = CHUNK,
-    streams: int = 2,
+    streams: int = 2, repeats: int = 1,
 ) -> Contender:  # fmt: skip
-    """StreamCheck as a contender, every bit of its answers held against the truth."""
-    client = Streams(shop, target, STREAM_CHECK, asked.messages(size), streams)
+    """StreamCheck as a contender, every bit of its answers held against the truth.
+
+    The questions are asked *repeats* times in one turn, so that it is long enough to be measured.
+    """
+    client = Streams(shop, target, STREAM_CHECK, repeats * asked.messages(size), streams)
+    truth = asked.truth.repeated(repeats)
 
     def proven(shares: list[list[bytes]]) -> Facts:
-        return prove(_streamed(shares), asked.truth)
+        return prove(_streamed(shares), truth)
 
-    return Contender(name, len(asked), client.run, proven, served.cpu_s)
+    return Contender(name, repeats * len(asked), client.run, proven, served.cpu_s)
 
 
 def echo(
     shop: Workshop, process: Child, target: str, asked: Asked, *, name: str = "echo",
-    method: str = ECHO, size: int = CHUNK, streams: int = 2,
+    method: str = ECHO, size: int = CHUNK, streams: int = 2, repeats: int = 1,
 ) -> Contender:  # fmt: skip
     """The same messages, answered by as many bytes that say nothing."""
-    messages = asked.messages(size)
+    messages = repeats * asked.messages(size)
     client = Streams(shop, target, method, messages, streams)
 
     def counted(shares: list[list[bytes]]) -> Facts:
@@ -92,7 +108,7 @@ def echo(
             raise WrongAnswer("the echo did not answer every message")
         return {"messages": len(messages)}
 
-    return Contender(name, len(asked), client.run, counted, process.cpu_s)
+    return Contender(name, repeats * len(asked), client.run, counted, process.cpu_s)
 
 
 def bits(cleared: bytes, invalid: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,13 +138,3 @@ def _streamed(shares: list[list[bytes]]) -> Truth:
 def _shared_out(messages: Sequence[bytes], count: int) -> list[Sequence[bytes]]:
     size = -(-len(messages) // count)
     return [messages[at : at + size] for at in range(0, len(messages), size)]
-
-
-async def _open(target: str, count: int) -> list[grpc.aio.Channel]:
-    channels = [channel(target) for _ in range(count)]
-    await asyncio.gather(*(each.channel_ready() for each in channels))
-    return channels
-
-
-async def _close(channels: Sequence[grpc.aio.Channel]) -> None:
-    await asyncio.gather(*(each.close() for each in channels))

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Workshop:
-    """The people, the questions, a feed that holds the people, and one event loop for all clients."""
+    """People, questions, a feed that holds the people, and one event loop for all clients."""
 
     def __init__(self, scale: Scale) -> None:
         self.scale = scale
@@ -38,10 +38,10 @@ class Workshop:
         self._clients: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
-        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ndoo-bench-")))
-        self._runner = self._stack.enter_context(
-            asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        self.folder = Path(
+            self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ndoo-bench-"))
         )
+        self._runner = self._stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
         return self
 
     def __exit__(
@@ -78,6 +78,12 @@ class Workshop:
         return draw_register(self.rng("register"), self.scale.opt_outs)
 
     @cached_property
+    def population(self) -> Keys:
+        """The keys of very many people, ascending, some of whom are in the register."""
+        self.progress.say("drawing a population")
+        return draw_register(self.rng("population"), self.scale.set_keys)
+
+    @cached_property
     def asked(self) -> Asked:
         register = self.register
         self.progress.say("drawing the questions")
@@ -109,9 +115,9 @@ class Workshop:
     @contextlib.contextmanager
     def echo(self, feed: str = "") -> Iterator[tuple[Child, str]]:
         """The transport alone (see `echo`), and where it listens."""
-        with child("echo", *([feed] if feed else [])) as (process, target):
-            with self._clients_closed():
-                yield process, target
+        started = child("echo", *([feed] if feed else []))
+        with started as (process, target), self._clients_closed():
+            yield process, target
 
     @contextlib.contextmanager
     def load_on(self, target: str, method: str) -> Iterator[Callable[[], float]]:
