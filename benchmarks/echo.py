@@ -26,7 +26,7 @@ from ndoo.feed.url import open_feed
 from ndoo.register.register import Register
 from ndoo.register.view import Answers, View
 from ndoo.server import wire
-from ndoo.server.server import _options  # the very ones, or it is no comparison
+from ndoo.server.server import channel_options  # the very ones, or it is no comparison
 from ndoo.v1 import check_pb2
 
 Answering = Callable[[bytes], Awaitable[bytes]]
@@ -108,7 +108,7 @@ def _handlers(feed: str) -> dict[str, grpc.RpcMethodHandler]:
 async def _serve(feed: str) -> None:
     handlers = await asyncio.to_thread(_handlers, feed)
     settings = Settings(feed=feed)
-    server = grpc.aio.server(options=_options(settings.message_bytes_max))
+    server = grpc.aio.server(options=channel_options(settings.message_bytes_max))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.machine import ROOT
@@ -19,6 +20,12 @@ from benchmarks.machine import ROOT
 START_S_MAX = 120.0
 _PROCESS_CLOCK = 2  # how Linux numbers the processor clock of a process, with its id above it
 _ANY_PORT = "127.0.0.1:0"
+
+
+# Signals reach the main thread only. What another one starts is on the list of the living before
+# anything can interrupt it, wherever in a block Ctrl-C strikes.
+_SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="spawner")
+_LIVING: set[subprocess.Popen[bytes]] = set()
 
 
 class DidNotStart(Exception):
@@ -32,14 +39,7 @@ class Child:
         self, command: Sequence[str], env: dict[str, str] | None = None, stdin: bytes = b""
     ) -> None:
         self.started = time.perf_counter()
-        self._process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=_environment() | (env or {}),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        self._process = _SPAWNER.submit(_spawn, command, _environment() | (env or {})).result()
         self.lines: list[tuple[float, str]] = []
         self._news = threading.Condition()
         self._ended = False
@@ -82,8 +82,7 @@ class Child:
         }
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        _end(self._process)
         self._reader.join()
         self._process.stdout.close()
 
@@ -144,6 +143,32 @@ def redis_server(folder: Path) -> Iterator[tuple[Child, int]]:
     with contextlib.closing(_Killed(process)):
         process.wait_for(lambda line: "eady to accept connections" in line)
         yield process, port
+
+
+def end_all() -> None:
+    """End what an interruption between a start and its block left running."""
+    _SPAWNER.submit(lambda: None).result()
+    for process in tuple(_LIVING):
+        _end(process)
+
+
+def _spawn(command: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    _LIVING.add(process)
+    return process
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    _LIVING.discard(process)
 
 
 class _Killed:

@@ -18,7 +18,7 @@ from pyroaring import BitMap
 from benchmarks import data
 from benchmarks.data import Asked
 from benchmarks.harness import Progress
-from benchmarks.processes import Child, Served, child, service
+from benchmarks.processes import Child, Served, child, end_all, service
 from benchmarks.scale import CHUNK, Scale
 from ndoo.cli.demo_data import draw_register
 from ndoo.nhs_number import Keys
@@ -35,6 +35,7 @@ class Workshop:
         self.scale = scale
         self.progress = Progress()
         self._stack = contextlib.ExitStack()
+        self._stack.callback(end_all)
         self._clients: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:

@@ -159,7 +159,6 @@ def test_pages_are_written_from_results(results: dict[str, dict], tmp_path: Path
     assert first == {path: path.read_bytes() for path in tmp_path.rglob("*.svg")}
 
 
-@pytest.mark.xfail(reason="a thin set spans too many ranges for the messages of the client")
 def test_a_set_comes_from_an_array(tmp_path: Path):
     run(tmp_path, SETS)
     rows = json.loads((tmp_path / f"{SETS}.json").read_text("utf-8"))["rows"]

@@ -17,7 +17,7 @@ from client.fake_service import revision
 from ndoo import nhs_number
 from ndoo.client import CallFailed, IncompleteAnswer, open_channel
 from ndoo.client.set_stream import check_set
-from ndoo.client.sets import KeySet, read_bitmap
+from ndoo.client.sets import CONTAINERS_MAX, KeySet, read_bitmap
 from ndoo.v1 import check_pb2, check_pb2_grpc
 
 FIRST_KEY = 999_000_000
@@ -222,3 +222,12 @@ def test_a_call_that_fails() -> None:
 
     with serving(SetService(fail)) as channel, pytest.raises(CallFailed):
         check_set(channel, KeySet.of(COHORT))
+
+
+def test_a_thin_set_is_cut_into_messages_that_the_service_takes() -> None:
+    keys = issued(np.arange(400_000_000, 500_000_000, 5_003, dtype=np.uint32))
+    messages = list(KeySet.of(nhs_number.numbers_of(keys)).messages())
+    assert len(messages) > 1
+    assert all(len(message.pages) <= CONTAINERS_MAX for message in messages)
+    together = BitMap.union(*(BitMap.deserialize(message.data) for message in messages))
+    assert together == BitMap(keys)

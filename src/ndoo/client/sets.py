@@ -26,6 +26,9 @@ from ndoo.nhs_number import KEY_MAX, Keys, Numbers
 MESSAGE_BYTES = 4 * 1024 * 1024
 """About how large a message becomes: large enough for the network, small enough to overlap."""
 
+CONTAINERS_MAX = 1024
+"""How many ranges of 65,536 keys a message spans at most: its answer could take 8 KiB for each."""
+
 PAGE_BYTES = 8192
 """A page of 65,536 keys at a bit a key, which is also a bitset container."""
 
@@ -73,7 +76,7 @@ class KeySet:
         for page in self.pages:
             containers.append(_container(page, self.table[page]))
             size += len(containers[-1].data)
-            if size >= MESSAGE_BYTES:
+            if size >= MESSAGE_BYTES or len(containers) == CONTAINERS_MAX:
                 yield _message(containers)
                 containers, size = [], 0
         if containers:
@@ -179,8 +182,9 @@ def _container(page: int, bits: Bits) -> _Container:
     count = count_keys(bits)
     if count > _ARRAY_KEYS_MAX:
         return _Container(page, count, bits.tobytes())
-    keys = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
-    return _Container(page, count, keys.astype("<u2").tobytes())
+    used = np.flatnonzero(bits)  # few: only their bits are looked at one by one
+    byte, bit = np.nonzero(np.unpackbits(bits[used, None], axis=1, bitorder="little"))
+    return _Container(page, count, (used[byte] * 8 + bit).astype("<u2").tobytes())
 
 
 def _message(containers: list[_Container]) -> SetMessage:

@@ -60,7 +60,7 @@ class Server:
         )
         self._service = Service(self._replica, limits, self._metrics, self._executor, self._version)
         self._calls = Calls(self._service, self._metrics, self._settings.streams_max)
-        self._grpc = grpc.aio.server(options=_options(self._settings.message_bytes_max))
+        self._grpc = grpc.aio.server(options=channel_options(self._settings.message_bytes_max))
         try:
             port = _open_port(self._grpc, self._settings.listen)
         except InputError:
@@ -105,8 +105,10 @@ class Server:
         while True:
             ready = is_ready(self._replica)
             await self._health.set(SERVICE_NAME, _SERVING if ready else _NOT_SERVING)
+            # Not wait_for: until Python 3.12 it can swallow a cancellation, and `stop` would hang.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), HEALTH_CHECK_S)
+                async with asyncio.timeout(HEALTH_CHECK_S):
+                    await changed.wait()
             changed.clear()
 
 
@@ -119,7 +121,8 @@ def is_ready(replica: Replica) -> bool:
     return True
 
 
-def _options(message_bytes_max: int) -> list[tuple[str, int]]:
+def channel_options(message_bytes_max: int) -> list[tuple[str, int]]:
+    """How the service sets up gRPC; for benchmarks that compare with bare gRPC, too."""
     return [
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", -1),
