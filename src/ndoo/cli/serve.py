@@ -17,6 +17,7 @@ import click
 
 from ndoo.config import Settings
 from ndoo.ops.logs import log_event, set_up
+from ndoo.ops.memory import collect_rarely, use_one_heap
 
 if TYPE_CHECKING:
     from ndoo.register.replica import Replica, State
@@ -55,6 +56,7 @@ def serve(**overrides: Any) -> None:
     SIGTERM stops it in order: health says NOT_SERVING, running calls finish, exit 0.
     """
     settings = Settings.from_env(os.environ, **overrides)
+    use_one_heap()
     import uvloop
 
     uvloop.run(_serve(settings))
@@ -67,6 +69,8 @@ async def _serve(settings: Settings) -> None:
     from ndoo.ops.metrics import Metrics
     from ndoo.register.replica import Replica
     from ndoo.server.server import Server, is_ready
+
+    collect_rarely()
 
     stop = _stop_signal()  # first: whatever runs from here on is ended in order
     set_up(settings.log_level)
