@@ -179,6 +179,12 @@ def _catch_up(facts: Facts) -> str:
     return table(("feed", "changes", "µs of processor a change"), rows)
 
 
+def _publishing(facts: Facts) -> str:
+    rows = [(row["name"], times(row["us"])) for row in facts["rows"]]
+    whole = f"Building a whole view takes {facts['whole_view_ms']:.0f} ms.\n"
+    return table(("batch", "new view after, µs"), rows) + "\n" + whole
+
+
 def _cold_start(facts: Facts) -> str:
     phases = list(facts["rows"][0]["phases_s"])
     rows = [
@@ -255,6 +261,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Facts], str]]] = {
     "latency": ("Single checks", _latency),
     "propagation": ("Changes until they show", _propagation),
     "catch_up": ("Catching up", _catch_up),
+    "publishing": ("Publishing a batch", _publishing),
     "cold_start": ("Cold start", _cold_start),
     "growth_messages": ("Numbers a message", _messages),
     "growth_streams": ("Streams at once", _streams),

@@ -28,6 +28,7 @@ EMPTY = "/bench/Empty"
 OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
+    ("grpc.http2.max_frame_size", 4 * 1024 * 1024),  # as the client library has it
     ("grpc.use_local_subchannel_pool", 1),  # each channel gets a connection of its own
 )
 

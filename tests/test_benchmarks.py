@@ -21,7 +21,7 @@ README = ROOT / "benchmarks" / "README.md"
 BENCHMARKS = [sys.executable, "-m", "benchmarks"]
 
 NEEDING_NOTHING = {
-    "bulk", "kernels", "rungs", "sets", "catch_up", "cold_start", "growth_messages",
+    "bulk", "kernels", "rungs", "sets", "catch_up", "publishing", "cold_start", "growth_messages",
     "growth_streams", "growth_questions", "growth_register",
 }  # fmt: skip
 SETS = "set_from_array"
