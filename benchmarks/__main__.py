@@ -19,7 +19,8 @@ from benchmarks.workshop import Workshop
 
 NAMES = (
     "bulk", "kernels", "rungs", "sets", "set_from_array", "latency", "propagation", "catch_up",
-    "publishing", "cold_start", "growth_messages", "growth_streams", "growth_questions", "growth_register",
+    "publishing", "cold_start", "growth_messages", "growth_streams", "growth_questions",
+    "growth_register",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import enum
 import weakref
-from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +27,7 @@ NOBODY_CLEARED = 0  # the slot with no permission at all; nothing refers to it b
 ALL_CLEARED = 1  # the slot of every page in which nobody opted out
 _FIRST_FREE = 2
 _SPARE_SLOTS = 2048
+_VIEWS_BEFORE_RECLAIM = 128
 
 
 class Verdict(enum.IntEnum):
@@ -188,8 +188,11 @@ class _Arena:
         self._summary = self.summary.reshape(slots, kernel.SUMMARY_BYTES)
         self._free: list[int] = list(range(slots - 1, _FIRST_FREE - 1, -1))
         self._views: list[weakref.ref[View]] = []
-        self._retired: deque[tuple[int, npt.NDArray[np.uint32]]] = deque()
         self._epoch = 0
+        # A retired slot is of the views from the epoch it was taken in to the last that used it.
+        self._taken_in = np.zeros(slots, dtype=np.int64)
+        self._last_used_in = np.zeros(slots, dtype=np.int64)
+        self._retired: list[int] = []
         self.write_all_cleared(np.array([ALL_CLEARED]))
 
     def admit(self, view: View) -> int:
@@ -203,17 +206,20 @@ class _Arena:
 
     def has_room(self, slots: int) -> bool:
         """Whether *slots* more pages fit, once those that no living view uses are taken back."""
-        self._reclaim()
+        if len(self._free) < slots or len(self._views) > _VIEWS_BEFORE_RECLAIM:
+            self._reclaim()
         return len(self._free) >= slots
 
     def take(self, slots: int) -> npt.NDArray[np.uint32]:
-        return np.array([self._free.pop() for _ in range(slots)], dtype=np.uint32)
+        taken = np.array([self._free.pop() for _ in range(slots)], dtype=np.uint32)
+        self._taken_in[taken] = self._epoch + 1  # the epoch of the view they are taken for
+        return taken
 
     def retire(self, slots: npt.NDArray[np.uint32], last_epoch: int) -> None:
-        """Have *slots* taken back once the view *last_epoch*, and all before it, are gone."""
+        """Have *slots* taken back once every view that uses them, up to *last_epoch*, is gone."""
         slots = slots[slots != ALL_CLEARED]
-        if len(slots):
-            self._retired.append((last_epoch, slots))
+        self._last_used_in[slots] = last_epoch
+        self._retired.extend(slots.tolist())
 
     def copy_from(self, other: _Arena, slots: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
         """Copies, in free slots of this arena, of *slots* of *other* (which may be this one)."""
@@ -233,9 +239,14 @@ class _Arena:
         return int(kernel.count_opted_out(pages, self.detail))
 
     def _reclaim(self) -> None:
+        """Take back the retired slots that no living view uses, whatever older views are held."""
         # Each view is looked at once and held: readers drop views at any moment, and the second of
         # two looks could find none where there are others behind it.
         living = [view for reference in self._views if (view := reference()) is not None]
         self._views = [weakref.ref(view) for view in living]
-        while living and self._retired and self._retired[0][0] < living[0].epoch:
-            self._free.extend(self._retired.popleft()[1].tolist())
+        epochs = np.array([view.epoch for view in living], dtype=np.int64)  # ascending
+        retired = np.array(self._retired, dtype=np.int64)
+        users = np.searchsorted(epochs, self._last_used_in[retired], side="right")
+        users -= np.searchsorted(epochs, self._taken_in[retired], side="left")
+        self._free.extend(retired[users == 0].tolist())
+        self._retired = retired[users > 0].tolist()
