@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ndoo.register.replica import Phase, State
+from ndoo.register.view import Answers, View
 from ndoo.revision import Revision
 from ndoo.v1 import check_pb2
 from server.conftest import GENERATION, NUMBERS, House, MakeHouse, view_of
@@ -179,6 +180,24 @@ async def test_a_suspension_in_mid_stream_leaves_no_summary(house: House) -> Non
     await call.done_writing()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
+    assert refused(caught.value).reason == "SUSPENDED"
+
+
+@pytest.mark.parametrize("count", [1, 20_000])
+async def test_a_batch_overtaken_by_a_suspension_is_not_answered(
+    house: House, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """It may have waited its turn behind other bulk work when everything was stopped."""
+    answer = View.check_many
+
+    def overtaken(view: View, numbers: np.ndarray) -> Answers:
+        house.publish(set(), suspended=True)
+        return answer(view, numbers)
+
+    monkeypatch.setattr(View, "check_many", overtaken)
+    request = check_pb2.BatchCheckRequest(nhs_numbers=np.full(count, CANARY, dtype=np.uint64))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await house.stub.BatchCheck(request)
     assert refused(caught.value).reason == "SUSPENDED"
 
 

@@ -150,6 +150,7 @@ class Service:
             request.at_least_as_fresh, request.exactly_at, time_remaining_s
         )
         answers = await self._answer(request.is_small, request.answer, state.verified)
+        self._refuse_if_stopped(state)
         self._tally.count_answers("BatchCheck", answers)
         return check_pb2.BatchCheckResponse(
             cleared=answers.cleared,
@@ -216,7 +217,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._executor, answer, view)
 
     def _refuse_if_stopped(self, state: State) -> None:
-        """A stream keeps its view, but not past a suspension nor past that view's age limit."""
+        """Bulk work keeps its view, but not past a suspension nor past that view's age limit."""
         if self._replica.state.suspended:
             raise NotAnswering("All answers are suspended.", reason="SUSPENDED")
         self._replica.refuse_if_stale(state, self._clock())
