@@ -5,9 +5,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 BENCH_READY := .venv/.bench-ready
+CALLERS_READY := .venv/.callers-ready
+NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm --loglevel=error --no-audit --no-fund --ignore-scripts
 BENCH = REDIS_SERVER="$$(scripts/redis-server)" && REDIS_SERVER="$$REDIS_SERVER" $(BIN)/python -m benchmarks
 
-.PHONY: help setup demo test check format proto lock clean bench bench-quick bench-gate bench-report
+.PHONY: help setup demo test simulate mutants check format proto lock clean bench bench-quick bench-gate bench-report
 
 help:  ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -26,8 +28,22 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)  ## Run the main job once, at full size, against the real server
 	@$(BIN)/ndoo demo
 
-test: $(READY)  ## Run all tests, against a real Redis
+test: $(CALLERS_READY)  ## Run all tests, against a real Redis
 	@REDIS_SERVER="$$(scripts/redis-server)" && REDIS_SERVER="$$REDIS_SERVER" $(BIN)/pytest
+
+SEEDS ?= 2000
+simulate: $(READY)  ## Simulate SEEDS=2000 courses of faults, or show the one of SEED=1234
+	@PYTHONPATH=tests $(BIN)/python -m simulator $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+mutants: $(READY)  ## Plant each fault of tests/mutants, or ONLY="name ...", and show which test catches it
+	@REDIS_SERVER="$$(scripts/redis-server)" && REDIS_SERVER="$$REDIS_SERVER" $(BIN)/python scripts/mutants.py $(ONLY)
+
+$(CALLERS_READY): $(READY) requirements-callers.lock tests/languages/package-lock.json
+	@echo "Adding what the tests of callers run in to .venv: Spark, Java and Node ..."
+	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes --use-pep517 --no-build-isolation \
+	  -r requirements-callers.lock
+	@mkdir -p .venv/node && cp tests/languages/package*.json .venv/node && $(NPM) --prefix .venv/node ci --silent
+	@touch $@
 
 $(BENCH_READY): $(READY) requirements-bench.lock
 	@echo "Adding what the benchmarks need to .venv ..."
@@ -62,12 +78,16 @@ format: $(READY)  ## Format the code
 proto: $(READY)  ## Generate src/ndoo/v1 from the proto
 	@$(BIN)/python scripts/generate_proto.py src
 
-lock: $(READY)  ## Renew the two locks from pyproject.toml
+lock: $(CALLERS_READY)  ## Renew all locks, from pyproject.toml and tests/languages/package.json
 	@$(BIN)/uv pip compile pyproject.toml --extra server --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade --quiet -o requirements.lock
 	@$(BIN)/uv pip compile --group bench -c requirements.lock --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade --quiet \
 	  -o requirements-bench.lock
+	@$(BIN)/uv pip compile --group callers -c requirements.lock --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade --quiet \
+	  -o requirements-callers.lock
+	@$(NPM) --prefix tests/languages update --package-lock-only --omit-lockfile-registry-resolved --silent
 
 clean:  ## Remove everything that was made
 	@rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -18,9 +18,9 @@ from benchmarks.scale import SCALES
 from benchmarks.workshop import Workshop
 
 NAMES = (
-    "bulk", "kernels", "rungs", "sets", "set_from_array", "latency", "propagation", "catch_up",
-    "publishing", "cold_start", "growth_messages", "growth_streams", "growth_questions",
-    "growth_register",
+    "bulk", "kernels", "rungs", "sets", "set_from_array", "files", "latency", "coalescing",
+    "propagation", "catch_up", "publishing", "snapshots", "cold_start",
+    "growth_messages", "growth_streams", "growth_questions", "growth_register",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 

@@ -80,6 +80,20 @@ def _set(results: Results) -> Judged | None:
     )
 
 
+def _files(results: Results) -> Judged | None:
+    facts = results["files"]
+    if facts["parameters"]["rows"] != 20_000_000:
+        return None
+    shares = {name: share["median"] for name, share in facts["check_over_polars"].items()}
+    checks = [row for row in facts["rows"] if row["name"].startswith("ndoo")]
+    peak_mb = max(row["proof"]["peak_mb"] for row in checks)
+    return Judged(
+        "; ".join(f"{name}: {share:.2f}" for name, share in shares.items()) + f"; {peak_mb:.0f} MB",
+        min(shares.values()) >= 0.5 and peak_mb < 1000,
+        "both spend most of their time on reading and writing the file",
+    )
+
+
 def _check(results: Results) -> Judged:
     rows = results["latency"]["rows"]
     checks = [row for row in rows if row["name"] == "Check"]
@@ -183,6 +197,13 @@ GOALS = (
         "0.06 s; 0.5 s",
         ("sets", "set_from_array"),
         _set,
+    ),
+    Goal(
+        "`ndoo check`, 20 M rows, beside a polars anti-join of the same file",
+        "0.5 times as fast, < 1 GB",
+        "as fast, < 400 MB",
+        ("files",),
+        _files,
     ),
     Goal(
         "`Check`, one at a time",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import capacity
 from benchmarks.goals import Judged, Results, judged
-from benchmarks.harness import Facts, write_text
+from benchmarks.harness import Facts, spread, write_text
 from benchmarks.plots import draw_all
 from benchmarks.scale import FULL
 from benchmarks.text import millions, rates, table, times
@@ -134,6 +135,18 @@ def _sets(facts: Facts) -> str:
     return table(("what", "keys", "time", "keys a second"), rows)
 
 
+def _files(facts: Facts) -> str:
+    over = facts["check_over_polars"]
+    rows = [
+        (row["name"], times(spread(row["seconds"])), rates(row["per_s"]),
+         f"{row['proof']['peak_mb']:.0f}")
+        for row in facts["rows"]
+    ]  # fmt: skip
+    text = table(("what", "seconds", "rows", "MB at most"), rows)
+    told = "; ".join(f"{name}: {times(share)}" for name, share in over.items())
+    return text + f"\n`ndoo check` is so many times as fast as polars: {told}.\n"
+
+
 def _latency(facts: Facts) -> str:
     marks = ("p50", "p99", "p99.9", "max")
     rows = [
@@ -160,6 +173,16 @@ def _latency(facts: Facts) -> str:
     )  # fmt: skip
 
 
+def _coalescing(facts: Facts) -> str:
+    rows = [
+        (row["name"], rates(row["per_s"]),
+         *(f"{statistics.median(row[side]) / row['numbers'] * 1e6:.1f}"
+           for side in ("client_cpu_s", "server_cpu_s")))
+        for row in facts["rows"]
+    ]  # fmt: skip
+    return table(("how", "checks a second", "client µs a check", "server µs a check"), rows)
+
+
 def _propagation(facts: Facts) -> str:
     marks = ("p50", "p99", "p99.9", "max")
     rows = [
@@ -183,6 +206,25 @@ def _publishing(facts: Facts) -> str:
     rows = [(row["name"], times(row["us"])) for row in facts["rows"]]
     whole = f"Building a whole view takes {facts['whole_view_ms']:.0f} ms.\n"
     return table(("batch", "new view after, µs"), rows) + "\n" + whole
+
+
+def _snapshots(facts: Facts) -> str:
+    rows = [
+        (row["name"], f"{row['fold_s']:.2f}", f"{row['trim_s']:.2f}", f"{row['peak_mb']:.0f}",
+         f"{row['server_peak_mb']:.0f}" if "server_peak_mb" in row else "")
+        for row in facts["rows"]
+    ]  # fmt: skip
+    head = (
+        "feed",
+        "all folded after, s",
+        "all trimmed after, s",
+        "MB at most",
+        "Redis, MB at most",
+    )
+    return table(head, rows) + (
+        "\nAn append that looks for the id of its request among all these changes of a directory "
+        f"takes {times(facts['request_id_ms'])} ms.\n"
+    )
 
 
 def _cold_start(facts: Facts) -> str:
@@ -258,10 +300,13 @@ SECTIONS: dict[str, tuple[str, Callable[[Facts], str]]] = {
     "kernels": ("Kernels", _kernels),
     "sets": ("Sets", _sets),
     "set_from_array": ("Sets from an array", _sets),
+    "files": ("Files", _files),
     "latency": ("Single checks", _latency),
+    "coalescing": ("Single checks that share messages", _coalescing),
     "propagation": ("Changes until they show", _propagation),
     "catch_up": ("Catching up", _catch_up),
     "publishing": ("Publishing a batch", _publishing),
+    "snapshots": ("Snapshots", _snapshots),
     "cold_start": ("Cold start", _cold_start),
     "growth_messages": ("Numbers a message", _messages),
     "growth_streams": ("Streams at once", _streams),

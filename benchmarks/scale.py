@@ -30,6 +30,8 @@ class Scale:
     change_rates: tuple[int, ...]
     change_s: float
     waiting_changes: tuple[int, ...]
+    snapshot_opt_outs: int
+    file_rows: int
     starts: int  # of the service, where a start is what is measured
 
 
@@ -52,6 +54,8 @@ FULL = Scale(
     change_rates=(1, 100, 1000),
     change_s=8.0,
     waiting_changes=(100_000, 1_000_000),
+    snapshot_opt_outs=10_000_000,
+    file_rows=20_000_000,
     starts=3,
 )
 
@@ -74,6 +78,8 @@ QUICK = Scale(
     change_rates=(1, 100, 1000),
     change_s=1.5,
     waiting_changes=(100_000,),
+    snapshot_opt_outs=3_619_104,
+    file_rows=2_000_000,
     starts=1,
 )
 
@@ -96,6 +102,8 @@ TINY = Scale(
     change_rates=(50,),
     change_s=0.2,
     waiting_changes=(2_000,),
+    snapshot_opt_outs=20_000,
+    file_rows=200_000,
     starts=1,
 )
 

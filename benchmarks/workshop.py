@@ -23,6 +23,7 @@ from benchmarks.scale import CHUNK, Scale
 from ndoo.cli.demo_data import draw_register
 from ndoo.nhs_number import Keys
 from ndoo.publish.open import open_publisher
+from ndoo.publish.source import Terms
 
 SEED = 1
 T = TypeVar("T")
@@ -103,7 +104,7 @@ class Workshop:
     def load(self, url: str, register: Keys) -> None:
         self.progress.say("loading the feed")
         with contextlib.closing(open_publisher(url)) as publisher:
-            publisher.load(BitMap(register), accept_shrink=True)
+            publisher.load(BitMap(register), Terms(accept_jump=True))
 
     @contextlib.contextmanager
     def service(self, feed: str | None = None) -> Iterator[Served]:

@@ -21,10 +21,11 @@ README = ROOT / "benchmarks" / "README.md"
 BENCHMARKS = [sys.executable, "-m", "benchmarks"]
 
 NEEDING_NOTHING = {
-    "bulk", "kernels", "rungs", "sets", "catch_up", "publishing", "cold_start", "growth_messages",
-    "growth_streams", "growth_questions", "growth_register",
+    "bulk", "kernels", "rungs", "sets", "coalescing", "catch_up", "publishing", "snapshots",
+    "cold_start", "growth_messages", "growth_streams", "growth_questions", "growth_register",
 }  # fmt: skip
 SETS = "set_from_array"
+FILES = "files"
 NEEDING_HISTOGRAMS = {"latency", "propagation"}
 NEEDING_POLARS = {"polars anti-join", "polars is_in"}
 NEEDING_DUCKDB = {"DuckDB anti-join", "DuckDB semi-join"}
@@ -62,7 +63,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
 def test_every_benchmark_is_known_here():
     program = "from benchmarks.__main__ import NAMES; print(*NAMES)"
     names = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).split()
-    assert set(names) == NEEDING_NOTHING | NEEDING_HISTOGRAMS | {SETS}
+    assert set(names) == NEEDING_NOTHING | NEEDING_HISTOGRAMS | {SETS, FILES}
     assert all(f"| `{name}` |" in README.read_text("utf-8") for name in names)
 
 
@@ -165,6 +166,18 @@ def test_a_set_comes_from_an_array(tmp_path: Path):
     assert [row["numbers"] for row in rows] == [50_000] * 3
     assert rows[0]["proof"]["count"] == 50_000
     assert 0 < rows[1]["proof"]["count"] == rows[2]["proof"]["count"] <= 50_000
+
+
+def test_a_file_is_gone_through_by_both(tmp_path: Path):
+    run(tmp_path, FILES)
+    facts = json.loads((tmp_path / f"{FILES}.json").read_text("utf-8"))
+    proofs = {row["name"]: row["proof"] for row in facts["rows"]}
+    rows = facts["parameters"]["rows"]
+    opted_out, invalid = int(rows * 0.054), int(rows * 0.01)
+    for name in ("Parquet", "CSV"):
+        assert proofs[f"ndoo check, {name}"]["rows"] == rows - opted_out - invalid
+        assert proofs[f"polars anti-join, {name}"]["rows"] == rows - opted_out
+        assert facts["check_over_polars"][name]["median"] > 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

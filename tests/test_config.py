@@ -16,6 +16,8 @@ def test_defaults_need_only_a_feed() -> None:
     settings = Settings.from_env(FEED)
     assert settings.feed == "dir:feed"
     assert settings.staleness_s_max == 86_400
+    assert settings.state_dir == ""
+    assert (settings.silence_s_max, settings.jump_max) == (86_400, 0.02)
 
 
 def test_overrides_win_over_the_environment() -> None:
@@ -38,6 +40,8 @@ def test_other_names_are_not_ours() -> None:
         (FEED | {"NDOO_STALENESS_MAX_S": "0"}, "must lie between"),
         (FEED | {"NDOO_STALENESS_MAX_S": "inf"}, "must lie between"),
         (FEED | {"NDOO_STALENESS_MAX_S": "day"}, "must be a number"),
+        (FEED | {"NDOO_SILENCE_MAX_S": "-1"}, "must lie between"),
+        (FEED | {"NDOO_JUMP_MAX": "2"}, "must lie between"),
         (FEED | {"NDOO_STREAMS_MAX": "1.5"}, "must be a whole number"),
         (FEED | {"NDOO_STREAMS_MAX": "-1"}, "must lie between"),
         (FEED | {"NDOO_LISTEN": "50551"}, "must be HOST:PORT"),

@@ -77,9 +77,10 @@ FIELDS = {
     "CheckSetRequest": ["bytes keys", "string at_least_as_fresh", "string exactly_at"],
     "CheckSetResponse": ["message chunk", "message summary"],
     "SetChunk": ["bytes cleared", "message counts"],
-    "GetRegisterRequest": [],
+    "GetRegisterRequest": ["string exactly_at", "bool with_digest"],
     "GetRegisterResponse": [
         "enum phase", "message revision", "uint64 opt_outs", "message limits", "string version",
+        "bytes digest",
     ],
     "Limits": ["uint64 numbers_per_message", "uint64 bytes_per_message", "uint64 streams"],
 }  # fmt: skip
@@ -94,7 +95,7 @@ METHODS = {
 
 TYPES = {
     getattr(FieldDescriptor, f"TYPE_{name.upper()}"): name
-    for name in ("string", "bytes", "uint32", "uint64", "fixed64", "enum", "message")
+    for name in ("string", "bool", "bytes", "uint32", "uint64", "fixed64", "enum", "message")
 }
 
 

@@ -61,6 +61,22 @@ class Settings:
         "NDOO_STALENESS_MAX_S", 86_400.0, "Seconds an unconfirmed register may answer.",
         low=0.001, high=366 * 86_400.0,
     )  # fmt: skip
+    history_s: float = _setting(
+        "NDOO_HISTORY_S", 3600.0, "Seconds that past revisions can be asked for; 0: none.",
+        low=0.0, high=86_400.0,
+    )  # fmt: skip
+    state_dir: str = _setting(
+        "NDOO_STATE_DIR", "", "Directory that keeps the register, for a start without the feed."
+    )
+    silence_s_max: float = _setting(
+        "NDOO_SILENCE_MAX_S", 86_400.0, "Seconds without a change before a warning; 0: never.",
+        low=0.0, high=366 * 86_400.0,
+    )  # fmt: skip
+    jump_max: float = _setting(
+        "NDOO_JUMP_MAX", 0.02, "Share of the opt-outs that may come or go in an hour before a "
+        "warning; 0: never.",
+        low=0.0, high=1.0,
+    )  # fmt: skip
     numbers_per_message_max: int = _setting(
         "NDOO_NUMBERS_PER_MESSAGE_MAX", 1_048_576, "Numbers that one message may hold.",
         low=1, high=16_777_216,

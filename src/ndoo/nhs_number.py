@@ -49,6 +49,15 @@ def _weighted_sums(first: int, second: int, third: int) -> tuple[int, ...]:
 _HIGH, _MIDDLE, _LOW = _weighted_sums(10, 9, 8), _weighted_sums(7, 6, 5), _weighted_sums(4, 3, 2)
 
 
+def _sums_of_five(*weights: int) -> npt.NDArray[np.uint8]:
+    """The weighted digit sums, modulo 11, of 0 to 99,999."""
+    digits = np.indices((10,) * 5).reshape(5, -1)
+    return (weights @ digits % 11).astype(np.uint8)
+
+
+_FIRST_FIVE, _LAST_FIVE = _sums_of_five(10, 9, 8, 7, 6), _sums_of_five(5, 4, 3, 2, 1)
+
+
 class Fault(enum.Enum):
     """Why a text is not a valid NHS number; the value is a sentence for people."""
 
@@ -139,26 +148,17 @@ def keys_of(numbers: npt.ArrayLike) -> tuple[Keys, npt.NDArray[np.bool_]]:
 def _split(numbers: Numbers, keys: Keys, is_valid: npt.NDArray[np.bool_]) -> None:
     """One block of `keys_of`, small enough for the processor's caches.
 
-    The digits are taken five and five, in 32 bits, where division by a constant is one
-    multiplication for many numbers at a time. With h and l the halves, h1 = h // 10, h2 = h // 100
-    and so on, the weighted digit sum is 6h + 2h1 + 4h2 + 6h3 + 8h4 + l + 3l1 + 5l2 + 7l3 + 9l4
-    modulo 11.
+    The digits are looked up five and five: a third of the time of working them out in a block, and
+    a quarter for a few numbers, where each step of numpy costs the same however few there are.
     """
-    # Exact: a double holds 34 bits, and the half keeps the quotient off whole numbers.
-    halves = np.minimum(numbers, np.uint64(NUMBER_MAX)).astype(np.float64)
-    halves += 0.5
-    halves *= 1e-5
-    high = halves.astype(np.uint32)
-    low = (numbers - high.astype(np.uint64) * np.uint64(100_000)).astype(np.uint32)
-    total = high * np.uint32(6) + low
-    for power, weight in ((10, 2), (100, 4), (1000, 6), (10_000, 8)):
-        total += high // np.uint32(power) * np.uint32(weight)
-    for power, weight in ((10, 3), (100, 5), (1000, 7), (10_000, 9)):
-        total += low // np.uint32(power) * np.uint32(weight)
-    np.equal(total % np.uint32(11), 0, out=is_valid)
-    is_valid &= numbers <= NUMBER_MAX
-    is_valid &= (high != low) | (high % np.uint32(11_111) != 0)
-    np.add(high * np.uint32(10_000), low // np.uint32(10), out=keys)
+    capped = np.minimum(numbers, np.uint64(NUMBER_MAX))
+    first, last = np.divmod(capped, np.uint64(100_000))
+    total = _FIRST_FIVE[first.view(np.int64)]
+    total += _LAST_FIVE[last.view(np.int64)]
+    np.equal(total % np.uint8(11), 0, out=is_valid)
+    is_valid &= numbers <= np.uint64(NUMBER_MAX)
+    is_valid &= capped % np.uint64(REPDIGIT) != 0
+    np.floor_divide(capped, np.uint64(10), out=keys, casting="unsafe")
 
 
 def _integers(values: npt.ArrayLike) -> Numbers:

@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import threading
 
 import grpc
@@ -33,9 +34,9 @@ def cohort(tmp_path, service):
 
 
 def test_cleared_rows_and_report(run, target, cohort):
-    result = run("check", cohort, "--target", target, "--report", "report.json")
-    assert (result.exit_code, result.stderr.count("line ")) == (0, 3)
-    output = cohort.with_name("cohort.cleared.dat")
+    result = run("check", cohort, "cleared.dat", "--target", target, "--report", "report.json")
+    assert (result.exit_code, result.stderr.count("line ")) == (3, 3)
+    output = cohort.with_name("cleared.dat")
     assert output.read_bytes() == f"{A},\n {D}\n".encode()
     assert stat.S_IMODE(output.stat().st_mode) == 0o600
     report = json.loads(cohort.with_name("report.json").read_text())
@@ -56,48 +57,49 @@ def test_cleared_rows_and_report(run, target, cohort):
 def test_csv_keeps_header_and_rows(run, target, service, tmp_path):
     service.opted_out = {int(B)}
     (tmp_path / "c.csv").write_text(f'id,nhs,t\n1,{A},"x\ny"\n2,{B},\n3,{C}\n4,{D},z\n')
-    result = run("check", "c.csv", "--column", "nhs", "--target", target, "--output", "o.csv")
-    assert result.exit_code == 0
+    result = run("check", "c.csv", "o.csv", "--column", "nhs", "--target", target)
+    assert result.exit_code == 3
     assert (tmp_path / "o.csv").read_text() == f'id,nhs,t\n1,{A},"x\ny"\n4,{D},z\n'
     assert "line 5: it has 2 columns" in result.stderr
 
 
 def test_standard_input_to_standard_output(start, target, cohort):
-    process = start("check", "-", "--target", target, stdin=subprocess.PIPE)
+    process = start("check", "-", "-", "--target", target, stdin=subprocess.PIPE)
     stdout, stderr = process.communicate(cohort.read_bytes(), timeout=60)
-    assert (process.returncode, stdout) == (0, f"{A},\n {D}\n".encode())
+    assert (process.returncode, stdout) == (3, f"{A},\n {D}\n".encode())
     assert b"2 cleared" in stderr
 
 
 def test_messages_keep_to_the_limits_of_the_service(run, target, service, tmp_path):
     service.numbers_per_message = 3
     (tmp_path / "many.dat").write_text("".join(f"{n}\n" for n in valid_numbers(10).tolist()))
-    assert run("check", "many.dat", "--target", target).exit_code == 0
+    assert run("check", "many.dat", "out.dat", "--target", target).exit_code == 0
     assert [len(request.nhs_numbers) for request in service.requests] == [3, 3, 3, 1]
 
 
 def test_at_least_as_fresh_is_passed_on(run, target, service, cohort):
-    run("check", cohort, "--target", target, "--at-least-as-fresh", "earlier")
-    assert service.requests[0].at_least_as_fresh == "earlier"
+    run("check", cohort, "out.dat", "--target", target, "--at-least-as-fresh", "earlier")
+    assert service.batches[0].at_least_as_fresh == "earlier"
+    assert {request.exactly_at for request in service.requests} == {TOKEN}
 
 
 def test_existing_files_are_kept_unless_forced(run, target, service, cohort):
-    for name in ("cohort.cleared.dat", "report.json"):
+    for name in ("cleared.dat", "report.json"):
         path = cohort.with_name(name)
         path.write_text("precious")
-        arguments = ("check", cohort, "--target", target, "--report", "report.json")
+        arguments = ("check", cohort, "cleared.dat", "--target", target, "--report", "report.json")
         result = run(*arguments)
         assert (result.exit_code, path.read_text()) == (1, "precious")
         assert "--force" in result.stderr
         assert service.requests == []
         path.unlink()
-    cohort.with_name("cohort.cleared.dat").write_text("old")
-    assert run(*arguments, "--force").exit_code == 0
-    assert cohort.with_name("cohort.cleared.dat").read_text() == f"{A},\n {D}\n"
+    cohort.with_name("cleared.dat").write_text("old")
+    assert run(*arguments, "--force").exit_code == 3
+    assert cohort.with_name("cleared.dat").read_text() == f"{A},\n {D}\n"
 
 
 def test_an_output_that_appears_meanwhile_is_kept(run, target, service, cohort):
-    output = cohort.with_name("cohort.cleared.dat")
+    output = cohort.with_name("cleared.dat")
 
     def flaw(responses):
         for response in responses:
@@ -105,20 +107,22 @@ def test_an_output_that_appears_meanwhile_is_kept(run, target, service, cohort):
             yield response
 
     service.flaw = flaw
-    result = run("check", cohort, "--target", target)
+    result = run("check", cohort, output, "--target", target)
     assert (result.exit_code, output.read_text()) == (1, "precious")
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        ("--output", "cohort.dat", "--force"),
-        ("--report", "cohort.dat", "--force"),
-        ("--output", "x", "--report", "./x"),
+        ("cohort.dat", "--force"),
+        ("linked.dat", "--force"),
+        ("out.dat", "--report", "cohort.dat", "--force"),
+        ("x", "--report", "./x"),
     ],
 )
 def test_the_three_files_must_differ(run, target, cohort, options):
     before = cohort.read_bytes()
+    cohort.with_name("linked.dat").symlink_to(cohort)
     result = run("check", cohort, "--target", target, *options)
     assert (result.exit_code, cohort.read_bytes()) == (1, before)
     assert "different files" in result.stderr
@@ -126,7 +130,7 @@ def test_the_three_files_must_differ(run, target, cohort, options):
 
 def test_a_column_named_by_a_number_never_lets_the_first_row_through(run, target, tmp_path):
     (tmp_path / "c.csv").write_text(f"{B},x\n{A},y\n")
-    result = run("check", "c.csv", "--column", B, "--target", target)
+    result = run("check", "c.csv", "o.csv", "--column", B, "--target", target)
     assert (result.exit_code, sorted(tmp_path.iterdir())) == (1, [tmp_path / "c.csv"])
 
 
@@ -140,12 +144,12 @@ def test_a_report_on_a_full_disk_leaves_neither_file(run, target, cohort, tmp_pa
         fsync(descriptor)
 
     monkeypatch.setattr("os.fsync", full)
-    result = run("check", cohort, "--target", target, "--report", "report.json")
+    result = run("check", cohort, "out.dat", "--target", target, "--report", "report.json")
     assert (result.exit_code, sorted(tmp_path.iterdir())) == (1, [cohort])
     assert result.stderr == "Error: No space left on device.\n"
 
 
-@pytest.mark.parametrize("option", ["--output", "--report"])
+@pytest.mark.parametrize("option", [(), ("out.dat", "--report")], ids=["output", "report"])
 @pytest.mark.parametrize("kind", ["pipe", "link to nothing", "link in a circle"])
 def test_what_is_no_file_is_never_replaced(run, target, cohort, tmp_path, option, kind):
     place = tmp_path / "place"
@@ -154,7 +158,7 @@ def test_what_is_no_file_is_never_replaced(run, target, cohort, tmp_path, option
     else:
         place.symlink_to("nothing" if kind == "link to nothing" else "place")
     before = place.lstat()
-    result = run("check", cohort, "--target", target, option, "place", "--force")
+    result = run("check", cohort, *option, "place", "--target", target, "--force")
     assert (result.exit_code, place.lstat()) == (1, before)
     assert (
         result.stderr == "Error: place is not an ordinary file; name one that is, or a new one.\n"
@@ -163,21 +167,22 @@ def test_what_is_no_file_is_never_replaced(run, target, cohort, tmp_path, option
 
 @pytest.mark.parametrize("output", ["nowhere/x", "."])
 def test_an_output_that_cannot_be_is_refused_first(run, target, service, cohort, output):
-    assert run("check", cohort, "--target", target, "--output", output).exit_code == 1
+    assert run("check", cohort, output, "--target", target).exit_code == 1
     assert service.requests == []
 
 
 @pytest.mark.parametrize("output", ["out.dat", "-"])
 @pytest.mark.parametrize("flaw", FLAWS, ids=lambda flaw: flaw.__name__)
-def test_no_output_comes_of_a_broken_answer(run, target, service, tmp_path, flaw, output):
+def test_no_output_comes_of_a_broken_answer(
+    run, target, service, tmp_path, monkeypatch, flaw, output
+):
     service.opted_out = {int(B)}
     service.flaw = flaw
     service.numbers_per_message = 3
     numbers = [*valid_numbers(10).tolist(), "wrong"]
     (tmp_path / "in.dat").write_text("".join(f"{number}\n" for number in numbers))
-    result = run(
-        "check", "in.dat", "--target", target, "--output", output, "--report", "report.json"
-    )
+    monkeypatch.setattr(sys.modules["ndoo.cli.check"], "TIMEOUT_S", 0.05)
+    result = run("check", "in.dat", output, "--target", target, "--report", "report.json")
     assert (result.exit_code, result.stdout) == (1, "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.dat"]
     assert result.stderr.startswith("Error: ")
@@ -194,21 +199,21 @@ def test_no_output_comes_of_a_service_that_clears_what_is_no_number(run, target,
             yield response
 
     service.flaw = flaw
-    result = run("check", cohort, "--target", target)
+    result = run("check", cohort, "out.dat", "--target", target)
     assert result.exit_code == 1
     assert "do not trust it" in result.stderr
-    assert not cohort.with_name("cohort.cleared.dat").exists()
+    assert not cohort.with_name("out.dat").exists()
 
 
 def test_a_refusal_is_one_sentence(run, target, service, cohort):
     service.refusal = (grpc.StatusCode.UNAVAILABLE, "SUSPENDED", "All answers are suspended.")
-    result = run("check", cohort, "--target", target)
+    result = run("check", cohort, "out.dat", "--target", target)
     assert (result.exit_code, result.stderr) == (1, "Error: All answers are suspended.\n")
-    assert not cohort.with_name("cohort.cleared.dat").exists()
+    assert not cohort.with_name("out.dat").exists()
 
 
 def test_nobody_there_names_the_target(run, cohort):
-    result = run("check", cohort, "--target", "127.0.0.1:1")
+    result = run("check", cohort, "out.dat", "--target", "127.0.0.1:1")
     assert result.exit_code == 1
     assert "127.0.0.1:1" in result.stderr
     assert result.stderr.count("\n") == 1
@@ -229,7 +234,7 @@ def test_a_signal_in_the_middle_leaves_no_output(start, target, service, tmp_pat
     service.flaw = flaw
     service.numbers_per_message = 2
     (tmp_path / "in.dat").write_text("".join(f"{n}\n" for n in valid_numbers(10).tolist()))
-    process = start("check", "in.dat", "--target", target, "--report", "report.json")
+    process = start("check", "in.dat", "o.dat", "--target", target, "--report", "report.json")
     assert begun.wait(60)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
@@ -246,7 +251,7 @@ def test_a_reader_that_goes_away_is_no_drama(start, target, tmp_path):
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        process = start("check", "in.dat", "--target", target, "--output", "-", stdout=writer)
+        process = start("check", "in.dat", "-", "--target", target, stdout=writer)
     finally:
         os.close(writer)
     _, stderr = process.communicate(timeout=60)
@@ -254,6 +259,6 @@ def test_a_reader_that_goes_away_is_no_drama(start, target, tmp_path):
 
 
 def test_progress_is_silent_when_nobody_watches(start, target, cohort):
-    process = start("check", cohort, "--target", target, stderr=subprocess.PIPE)
+    process = start("check", cohort, "out.dat", "--target", target, stderr=subprocess.PIPE)
     _, stderr = process.communicate(timeout=60)
     assert b"%" not in stderr

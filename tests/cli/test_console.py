@@ -48,16 +48,20 @@ def assert_hidden(*texts: str) -> None:
         ("load", "nothing.dat", "--feed", "dir:f"),
         ("load", ".", "--feed", "dir:f"),
         ("check", CANARY),
-        ("check", "."),
-        ("check", "/"),
-        ("check", ""),
-        ("check", "circle"),
-        ("check", "rows.dat", "--target", CANARY),
-        ("check", "rows.dat", "--target", "127.0.0.1:1"),
-        ("check", "rows.dat", "--output", f"{CANARY}/x"),
-        ("check", "rows.dat", "--report", f"{CANARY}/x"),
-        ("check", "rows.csv", "--column", "x"),
-        ("check", "rows.dat", CANARY),
+        ("check", CANARY, "out"),
+        ("check", ".", "out"),
+        ("check", ".", CANARY, "--target", "127.0.0.1:1"),
+        ("check", "", "out"),
+        ("check", "rows.dat", ""),
+        ("check", "circle", "out"),
+        ("check", "*.nothing", "out"),
+        ("check", f"{CANARY}*", "out"),
+        ("check", "rows.dat", "out", "--target", CANARY),
+        ("check", "rows.dat", "out", "--target", "127.0.0.1:1"),
+        ("check", "rows.dat", f"{CANARY}/x"),
+        ("check", "rows.dat", "out", "--report", f"{CANARY}/x"),
+        ("check", "rows.csv", "out", "--column", "x", "--target", "127.0.0.1:1"),
+        ("check", "rows.dat", "out", CANARY),
         ("status", CANARY),
         ("status", "127.0.0.1:1"),
         ("serve", "--listen", CANARY, "--feed", "dir:f"),
@@ -134,7 +138,7 @@ def test_no_command_shows_the_help(run):
 BASE_INSTALL = """
 import sys
 for name in ("pyroaring", "redis", "numba", "prometheus_client", "grpc_health", "grpc_reflection",
-             "uvloop", "hiredis"):
+             "uvloop", "hiredis", "pyarrow", "pandas", "polars"):
     sys.modules[name] = None
 from ndoo.cli.main import main
 sys.argv[0] = "ndoo"
@@ -151,9 +155,9 @@ def base_install(*arguments: str) -> subprocess.CompletedProcess:
 def test_the_base_install_checks_and_tells_status(target, tmp_path):
     (tmp_path / "rows.dat").write_text(CANARY)
     assert base_install("status", target).returncode == 0
-    checked = base_install("check", "rows.dat", "--target", target)
+    checked = base_install("check", "rows.dat", "out.dat", "--target", target)
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert (tmp_path / "rows.cleared.dat").read_text() == f"{CANARY}\n"
+    assert (tmp_path / "out.dat").read_text() == f"{CANARY}\n"
 
 
 @pytest.mark.parametrize(
@@ -176,7 +180,7 @@ def test_the_base_install_says_which_extra_is_missing(tmp_path, arguments):
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-"])
 def test_a_closed_stream_is_refused_in_one_sentence(tmp_path, closed):
-    command = f'exec "$0" -m ndoo check - --output - {closed}'
+    command = f'exec "$0" -m ndoo check - - {closed}'
     ran = subprocess.run(
         ["/bin/sh", "-c", command, sys.executable], capture_output=True, text=True, check=False
     )

@@ -23,10 +23,12 @@ def server(run, tmp_path):
 
 def test_a_cohort_is_cleared_and_follows_changes(run, server, tmp_path):
     (tmp_path / "cohort.dat").write_text("".join(f"{n}\r\n" for n in NUMBERS) + "none\r\n")
-    result = run("check", "cohort.dat", "--target", server.target, "--report", "report.json")
-    assert result.exit_code == 0, result.stderr
+    result = run(
+        "check", "cohort.dat", "out.dat", "--target", server.target, "--report", "report.json"
+    )
+    assert result.exit_code == 3, result.stderr
     expected = [number for place, number in enumerate(NUMBERS) if place % 3]
-    assert (tmp_path / "cohort.cleared.dat").read_text().split() == expected
+    assert (tmp_path / "out.dat").read_text().split() == expected
     report = json.loads((tmp_path / "report.json").read_text())
     counts = [report[name] for name in ("received", "cleared", "opted_out", "invalid")]
     assert counts == [3001, 2000, 1000, 1]
@@ -34,9 +36,9 @@ def test_a_cohort_is_cleared_and_follows_changes(run, server, tmp_path):
     recorded = run("record", "opt_out", NUMBERS[1], "--feed", "dir:feed")
     token = recorded.stdout.rsplit(" ", 1)[1].strip()
     options = ("--target", server.target, "--force", "--at-least-as-fresh", token)
-    result = run("check", "cohort.dat", *options)
-    assert result.exit_code == 0, result.stderr
-    assert (tmp_path / "cohort.cleared.dat").read_text().split() == expected[1:]
+    result = run("check", "cohort.dat", "out.dat", *options)
+    assert result.exit_code == 3, result.stderr
+    assert (tmp_path / "out.dat").read_text().split() == expected[1:]
     assert token in result.stdout
 
 
@@ -45,9 +47,9 @@ def test_suspension_stops_the_command(run, server, tmp_path):
     recorded = run("record", "suspend", "--feed", "dir:feed")
     token = recorded.stdout.rsplit(" ", 1)[1].strip()
     options = ("--target", server.target, "--at-least-as-fresh", token)
-    result = run("check", "cohort.dat", *options)
+    result = run("check", "cohort.dat", "out.dat", *options)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert not (tmp_path / "cohort.cleared.dat").exists()
+    assert not (tmp_path / "out.dat").exists()
 
 
 def test_status_of_the_real_server(run, server):
@@ -59,6 +61,6 @@ def test_status_of_the_real_server(run, server):
 def test_a_token_of_another_history_is_one_sentence(run, server, tmp_path):
     (tmp_path / "cohort.dat").write_text(NUMBERS[1])
     options = ("--target", server.target, "--at-least-as-fresh", "nonsense")
-    result = run("check", "cohort.dat", *options)
+    result = run("check", "cohort.dat", "out.dat", *options)
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert "token" in result.stderr

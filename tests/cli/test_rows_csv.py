@@ -6,7 +6,10 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from ndoo.cli import rows_csv
 from ndoo.cli.rows_csv import CsvRows
 from ndoo.errors import InputError
 from ndoo.nhs_number import NOT_A_NUMBER
@@ -99,3 +102,60 @@ def test_what_cannot_be_read_is_refused_with_a_sentence(text, sentence):
     assert sentence in str(caught.value)
     assert "999000" not in str(caught.value)
     assert "PERSON" not in str(caught.value)
+
+
+PIECES = [
+    str(A), str(B), f'"{C}"', " ", "\t", ",", ",", "\n", "\n", "\r\n", "\r", '"', '""', '"a,b"',
+    "é", '"a\nb"', "x" * 70,
+]  # fmt: skip
+
+
+def told(blocks) -> list[tuple[object, ...]]:
+    """Row by row: its bytes, line, number, and fault apart from that."""
+    return [
+        (
+            block.select(np.eye(len(block.lines), dtype=bool)[row]),
+            line,
+            number,
+            block.faults.get(row),
+        )
+        for block in blocks
+        for row, (line, number) in enumerate(zip(block.lines.tolist(), block.numbers.tolist()))
+    ]
+
+
+def outcome(read_all) -> list[tuple[object, ...]] | str:
+    try:
+        return told(read_all())
+    except InputError as error:
+        return str(error)
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=40).map("".join),
+    st.sampled_from(["nhs", "id,nhs", "nhs,x", "id,nhs,x"]),
+    st.sampled_from([1, 7, 64, 10_000]),
+    st.integers(1, 5),
+)
+@example("1,2\n\n\n", "id,nhs", 1, 5)
+@example('"",""""\r\n1,2\r\n', "id,nhs", 7, 5)
+def test_rows_told_apart_by_array_are_those_of_the_csv_module(text, header, read_bytes, rows_max):
+    content = f"{header}\n{text}".encode()
+
+    def by_array():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rows_csv, "_BYTES_PER_BLOCK", read_bytes)
+            return list(CsvRows(io.BytesIO(content), "nhs").blocks(rows_max))
+
+    def one_by_one():
+        return list(CsvRows(io.BytesIO(content), "nhs")._odd_blocks(b"", rows_max))
+
+    assert outcome(by_array) == outcome(one_by_one)
+
+
+def test_plain_quoting_never_takes_the_slow_way(monkeypatch):
+    monkeypatch.setattr(CsvRows, "_odd_blocks", None)
+    text = f'id,nhs\r\n"1, ""x""","{A}"\r\n"2\n",{B}\r\n\r\n3\r\n'
+    assert numbers(read(text)[1]) == [A, B, NOT_A_NUMBER, NOT_A_NUMBER]
+    assert numbers(read(text.removesuffix("\r\n") + ",")[1])[-1] == NOT_A_NUMBER

@@ -83,7 +83,7 @@ def test_bad_rows_are_told_up_to_twenty(run, tmp_path):
 @pytest.mark.parametrize("content", ["\n", "\r\n"])
 def test_an_empty_register_is_refused(run, loaded, tmp_path, content):
     (tmp_path / "empty.dat").write_text(content)
-    result = run("load", "empty.dat", "--feed", FEED, "--accept-shrink")
+    result = run("load", "empty.dat", "--feed", FEED, "--accept-jump")
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert holds(A, B)
 
@@ -94,7 +94,7 @@ def test_a_far_smaller_register_needs_a_word(run, tmp_path):
     assert run("load", "many.dat", "--feed", FEED).exit_code == 0
     assert run("load", "few.dat", "--feed", FEED).exit_code == 1
     assert len(register()) == 5000
-    assert run("load", "few.dat", "--feed", FEED, "--accept-shrink").exit_code == 0
+    assert run("load", "few.dat", "--feed", FEED, "--accept-jump").exit_code == 0
     assert holds(A)
 
 

@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2
 
-from client.fake_service import AS_OF_S, TOKEN, revision, serving_raw, status
+from client.fake_service import AS_OF_S, RETRY_NS, TOKEN, revision, serving_raw, status
 from client.people import valid_numbers
 from ndoo.client import CallFailed, IncompleteAnswer, Verdict, check, get_register, open_channel
 from ndoo.v1 import check_pb2
@@ -77,7 +77,7 @@ def test_a_refusal_carries_code_reason_and_delay(channel, service):
         check(channel, NUMBER)
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
     assert caught.value.reason == "NOT_LOADED"
-    assert caught.value.retry_delay_s == 2.0
+    assert caught.value.retry_delay_s == RETRY_NS / 1e9
     assert str(caught.value) == "The register is not loaded."
 
 
@@ -132,7 +132,7 @@ def test_an_unreadable_detail_is_passed_over():
         pytest.raises(CallFailed) as caught,
     ):
         check(channel, NUMBER)
-    assert (caught.value.reason, caught.value.retry_delay_s) == ("", 2.0)
+    assert (caught.value.reason, caught.value.retry_delay_s) == ("", RETRY_NS / 1e9)
 
 
 def test_an_absurd_delay_is_still_a_failure_of_the_call():

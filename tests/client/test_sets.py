@@ -174,6 +174,15 @@ def changed(response: Response, **fields: object) -> Response:
     return copy
 
 
+def one_exchanged(bitmap: bytes) -> bytes:
+    """As many keys in the same page, of which one was not sent."""
+    keys = BitMap.deserialize(bitmap)
+    sent = BitMap(COHORT // 10)
+    keys.remove(keys.min())
+    keys.add(next(key for key in range(keys.min(), keys.max()) if key not in sent))
+    return keys.serialize()
+
+
 EVERY_SECOND = BitMap([int(COHORT[0] // 10), int(COHORT[-1] // 10) + 70_000])
 FLAWS = {
     "nothing": lambda responses: [],
@@ -185,6 +194,9 @@ FLAWS = {
     "empty message": lambda responses: [Response(), *responses[1:]],
     "keys never sent": lambda responses: [
         changed(responses[0], cleared=EVERY_SECOND.serialize()), *responses[1:]
+    ],
+    "a key never sent in place of another": lambda responses: [
+        changed(responses[0], cleared=one_exchanged(responses[0].chunk.cleared)), *responses[1:]
     ],
     "no bitmap": lambda responses: [changed(responses[0], cleared=b"cleared"), *responses[1:]],
     "no bytes": lambda responses: [changed(responses[0], cleared=b""), *responses[1:]],

@@ -230,6 +230,16 @@ def test_a_reader_whose_changes_were_trimmed_is_told(place: Place) -> None:
     assert Reader(place.feed()).read_all() == {0, 1, 2, 3}
 
 
+def test_a_reader_one_snapshot_behind_reads_on(place: Place) -> None:
+    publisher = place.loaded(0)
+    publisher.append([opt_out(1)])
+    publisher.snapshot()
+    late = Reader(place.feed())
+    publisher.append([opt_out(2), opt_out(3)])
+    publisher.snapshot()
+    assert late.read_all() == {0, 1, 2, 3}
+
+
 def test_a_reader_at_the_end_survives_trimming(place: Place) -> None:
     publisher = place.loaded(0)
     reader = Reader(place.feed())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from core.settings import CORE
 from ndoo import nhs_number
 from ndoo.errors import ChangeRefused
 from ndoo.nhs_number import KEY_MAX
-from ndoo.register.changes import PERSONAL, Change, Kind, decode, encode
+from ndoo.register.changes import PERSONAL, Change, Kind, decode, encode, encode_recorded
 from ndoo.revision import SEQ_MAX
 
 KEYS = population.keys_in_pages(30, 3, seed=12)
@@ -71,6 +72,32 @@ def test_the_words_on_the_feed():
     for change, fields in words.items():
         assert encode(change) == fields
         assert decode(fields | {"seq": str(change.seq)}) == change
+
+
+@pytest.mark.parametrize(
+    ("told", "entry_ms", "recorded_ms"),
+    [
+        (None, 0, 0),
+        (None, 1_790_000_000_123, 1_790_000_000_123),
+        ("1780000000000", 0, 1_780_000_000_000),
+        ("1780000000000", 1_790_000_000_123, 1_780_000_000_000),
+        ("1790000000124", 1_790_000_000_123, 1_790_000_000_123),
+        *((odd, 7, 7) for odd in ("", "0", "soon", "1e12", " 1780000000000", "9" * 5_000)),
+        *((mixed_up, 0, 0) for mixed_up in (GOOD, GOOD[:9], f"0{GOOD}", f"-{GOOD}")),
+    ],
+)
+def test_when_it_was_recorded_decides_nothing(told: str | None, entry_ms: int, recorded_ms: int):
+    fields = {"seq": "1", "op": "opt_out", "nhs": GOOD}
+    change = decode(fields if told is None else fields | {"recorded": told}, entry_ms)
+    assert (change.seq, change.key, change.recorded_ms) == (1, int(GOOD) // 10, recorded_ms)
+
+
+def test_what_is_written_down_again_keeps_when_it_was_recorded():
+    change = Change(Kind.OPT_OUT, 5, int(GOOD) // 10, at=AT, recorded_ms=1_790_000_000_123)
+    assert "recorded" not in encode(change)
+    assert decode(encode_recorded(change) | {"seq": "5"}, 1_799_000_000_000) == change
+    unknown = replace(change, recorded_ms=0)
+    assert encode_recorded(unknown) == encode(unknown)
 
 
 @pytest.mark.parametrize("text", ["999 000 0026", "999-000-0026"])

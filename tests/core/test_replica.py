@@ -124,8 +124,8 @@ def test_knowledge_from_the_future_is_not_trusted():
     assert reason(replica, slightly - 0.5) == "STALE"
     # Nor when the clock arrives there: when it was true is not known.
     assert reason(replica, AS_OF + 1) == "STALE"
-    replica.publish(replace(LIVE, as_of=slightly))
-    assert replica.answering_state(slightly).as_of == slightly
+    confirm(replica, slightly - 0.5)
+    assert replica.answering_state(slightly).as_of == slightly - 0.5
 
 
 @CORE
@@ -142,21 +142,63 @@ def test_whatever_the_clock_does_an_answer_has_an_age_within_the_limit(
     steps: list[tuple[float | None, float]],
 ):
     replica = replica_with(LIVE)
-    refused: float | None = None
-    latest = -math.inf
-    for known, now in steps:
+    seen = [-math.inf]  # since the last confirmation
+    pinned: list[State] = []
+    refused: set[State] = set()
+    for known, now in [(known, AS_OF + now) for known, now in steps]:
+        pinned.append(replica.state)
         if known is not None:
-            if replica.state.as_of != AS_OF + known:
-                latest = -math.inf
-            replica.publish(replace(LIVE, as_of=AS_OF + known))
-        fresh = -CLOCK_BACK_S_MAX <= AS_OF + now - replica.state.as_of <= LIMIT
-        set_back = AS_OF + now < latest - CLOCK_BACK_S_MAX
-        latest = max(latest, AS_OF + now)
-        if fresh and not set_back and replica.state.as_of != refused:
-            assert replica.answering_state(AS_OF + now) is replica.state
-        else:
-            refused = replica.state.as_of
-            assert reason(replica, AS_OF + now) == "STALE"
+            confirm(replica, AS_OF + known)
+            seen = seen[:1] if replica.state is not pinned[-1] else seen
+        state = replica.state
+        seen.append(now)
+        unknown = not math.isfinite(now) or now < max(*seen, state.as_of) - CLOCK_BACK_S_MAX
+        for one in [state, *pinned]:
+            if unknown or now - one.as_of > LIMIT or one.era != state.era:
+                refused.add(one)
+            if one in refused:
+                with pytest.raises(NotAnswering):
+                    replica.refuse_if_stale(one, now)
+            else:
+                replica.refuse_if_stale(one, now)
+
+
+def confirm(replica: Replica, moment: float) -> None:
+    """Publish as the follower does, whose clock says *moment*."""
+    state = replica.state
+    if replica.clock_was_set_back(moment):
+        replica.publish(replace(state, as_of=moment, era=state.era + 1))
+    elif moment > state.as_of:
+        replica.publish(replace(state, as_of=moment))
+
+
+def test_what_a_call_holds_is_not_made_young_by_a_clock_set_back():
+    """Nor when the feed has confirmed anew: that makes the newest state young, and no other."""
+    replica = replica_with(LIVE)
+    confirm(replica, AS_OF + 80_000)
+    newest = replica.state
+    assert replica.answering_state(AS_OF + LIMIT) is newest
+    replica.refuse_if_stale(LIVE, AS_OF + LIMIT)
+    for held in (LIVE, newest):
+        with pytest.raises(NotAnswering):
+            replica.refuse_if_stale(held, AS_OF + 1_000)
+    confirm(replica, AS_OF + 1_000)
+    assert replica.answering_state(AS_OF + 1_000) is replica.state
+    for now in (AS_OF + 1_000, AS_OF + 80_000):
+        for held in (LIVE, newest):
+            with pytest.raises(NotAnswering):
+                replica.refuse_if_stale(held, now)
+        assert replica.answering_state(now) is replica.state
+
+
+def test_an_older_state_that_is_refused_leaves_the_newest_refused():
+    replica = replica_with(LIVE)
+    newer = replace(LIVE, as_of=AS_OF + 10)
+    replica.publish(newer)
+    assert reason(replica, AS_OF + 10 + LIMIT + 1) == "STALE"
+    with pytest.raises(NotAnswering):
+        replica.refuse_if_stale(LIVE, AS_OF + LIMIT + 1)
+    assert reason(replica, AS_OF + LIMIT) == "STALE"
 
 
 def test_listeners_hear_each_state_after_it_stands():
@@ -166,6 +208,17 @@ def test_listeners_hear_each_state_after_it_stands():
     replica.listen(lambda state: heard.append((state, replica.state)))
     replica.publish(LIVE)
     assert heard == [(LIVE, LIVE), (LIVE, LIVE)]
+    assert replica.state is LIVE
+
+
+def test_every_listener_hears_whatever_another_raises():
+    replica = Replica(LIMIT)
+    heard: list[State] = []
+    replica.listen(lambda _: 1 / 0)
+    replica.listen(heard.append)
+    with pytest.raises(ZeroDivisionError):
+        replica.publish(LIVE)
+    assert heard == [LIVE]
     assert replica.state is LIVE
 
 

@@ -24,6 +24,7 @@ from ndoo.errors import SnapshotRefused
 from ndoo.nhs_number import KEY_MAX
 from ndoo.register.snapshot import (
     HEADER_BYTES_MAX,
+    LINKS_BYTES_MAX,
     Packed,
     Snapshot,
     pack,
@@ -46,7 +47,9 @@ def snapshot(keys: list[int] = KEYS, **more: Any) -> Snapshot:
 
 
 PACKED = pack(snapshot(links=LINKS, suspended=True))
-GOOD = json.loads(PACKED.header)
+WRITTEN = json.loads(PACKED.header)
+GOOD = {name: value for name, value in WRITTEN.items() if name != "header_sha256"}
+"""As another writer may leave it: without a digest of its own."""
 
 
 def digest(raw: bytes) -> str:
@@ -112,6 +115,14 @@ def test_a_golden_snapshot_is_read_and_written_for_ever():
     assert pack(read) == stored
 
 
+def test_a_golden_snapshot_without_a_digest_of_its_header_is_read_for_ever():
+    golden = json.loads(GOLDEN.with_name("snapshot-0.1.json").read_text())
+    blocks = map(bytes.fromhex, (golden["register"], golden["links"]))
+    stored = Packed(golden["header"].encode(), *blocks)
+    assert "header_sha256" not in golden["header"]
+    assert unpack(stored) == snapshot(links=LINKS, suspended=True)
+
+
 def test_a_snapshot_without_links_or_flags_is_read():
     bare = {
         name: GOOD[name]
@@ -150,16 +161,43 @@ def test_a_header_cut_short_is_refused(size: int):
 
 @CORE
 @given(st.integers(0, len(PACKED.header) - 1), st.integers(1, 255))
-def test_a_header_with_a_changed_byte_is_refused_or_says_the_same_of_the_keys(
-    place: int, flip: int
-):
+def test_a_header_with_a_changed_byte_is_refused_or_says_the_same(place: int, flip: int):
     bad = bytearray(PACKED.header)
     bad[place] ^= flip
     try:
         read = unpack(replace(PACKED, header=bytes(bad)))
     except SnapshotRefused:
         return
-    assert list(read.keys) == KEYS
+    assert read == snapshot(links=LINKS, suspended=True)
+
+
+@pytest.mark.parametrize("name", [*GOOD, "future"])
+def test_a_field_changed_behind_the_back_of_the_digest_is_refused(name: str):
+    changed = {"seq": 40, "suspended": False, "shrink_accepted": True}
+    fields = WRITTEN | {name: changed.get(name, "1700000000000-8")}
+    reason = reason_of(replace(PACKED, header=json.dumps(fields).encode()))
+    assert reason == ("FORMAT" if name == "format" else "DIGEST")
+    if name in GOOD:
+        fewer = {other: value for other, value in WRITTEN.items() if other != name}
+        assert reason_of(replace(PACKED, header=json.dumps(fewer).encode())) in {"DIGEST", "FORMAT"}
+
+
+@pytest.mark.parametrize("digest_of_header", [None, 0, "", "x", WRITTEN["header_sha256"].upper()])
+def test_a_wrong_digest_of_the_header_is_refused(digest_of_header: object):
+    assert reason_of(with_header(header_sha256=digest_of_header)) == "DIGEST"
+
+
+def test_the_digest_of_the_header_is_as_written():
+    by_hand = json.dumps(GOOD, sort_keys=True, separators=(",", ":")).encode()
+    assert WRITTEN["header_sha256"] == digest(by_hand)
+    shuffled = dict(reversed(WRITTEN.items())) | {"future": None}
+    del shuffled["future"]
+    assert unpack(replace(PACKED, header=json.dumps(shuffled, indent=2).encode()))
+
+
+def test_links_beyond_their_limit_are_refused():
+    too_many = bytes(LINKS_BYTES_MAX + 8)
+    assert reason_of(vouched_for(PACKED.register, too_many)) == "TOO_LARGE"
 
 
 @pytest.mark.parametrize(
@@ -181,6 +219,12 @@ def test_a_header_with_a_changed_byte_is_refused_or_says_the_same_of_the_keys(
 )
 def test_a_header_that_is_no_object_is_refused(raw: bytes):
     assert reason_of(replace(PACKED, header=raw)) == "HEADER"
+
+
+def test_a_header_as_deep_as_can_just_be_read_is_refused():
+    for depth in range(500, 1100):
+        raw = b'{"a":' * depth + b"0" + b"}" * depth
+        assert reason_of(replace(PACKED, header=raw)) in {"HEADER", "FORMAT"}
 
 
 WRONG = {

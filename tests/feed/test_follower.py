@@ -22,7 +22,7 @@ from ndoo.register import view as views
 from ndoo.register.changes import Change, Kind
 from ndoo.register.replica import Phase
 from support.people import number, opt_in, opt_out
-from support.scripted import Run, batch, snapshot
+from support.scripted import Run, Step, batch, snapshot
 
 SUSPEND, RESUME = Change(Kind.SUSPEND), Change(Kind.RESUME)
 AWAY = FeedUnavailable("The feed is away.")
@@ -77,16 +77,28 @@ def test_as_of_stands_still_while_nothing_is_confirmed() -> None:
     assert {state.as_of for state in later} == {first.as_of}
 
 
+def test_trouble_is_told_until_the_feed_confirms() -> None:
+    run = Run(*live(0), AWAY, batch(opt_out(1), after=0, complete=False), batch(after=1)).to_end()
+    told = [(state.trouble, state.phase) for state in run.states if state.view][1:]
+    assert told == [(str(AWAY), Phase.CATCHING_UP)] * 2 + [("", Phase.LIVE)]
+
+
 def test_as_of_never_goes_back_with_the_clock() -> None:
     times = iter([1000.0, 1000.0, 990.0, 990.0, 1010.0, 1010.0])
     run = Run(*live(0), batch(after=0), batch(after=0), clock=lambda: next(times, 1010.0)).to_end()
-    assert [state.as_of for state in run.states if state.view] == [1000.0, 1000.0, 1010.0]
+    assert [state.as_of for state in run.states if state.view] == [1000.0, 1010.0]
 
 
 def test_as_of_from_a_clock_far_ahead_is_mended() -> None:
     times = iter([9_000_000.0, 9_000_000.0])
     run = Run(*live(0), batch(after=0), clock=lambda: next(times, 1000.0)).to_end()
     assert run.state.as_of == 1000.0
+
+
+def test_a_clock_set_back_between_question_and_answer_confirms_nothing() -> None:
+    times = iter([1000.0, 500.0])
+    run = Run(*live(0), batch(after=0), clock=lambda: next(times, 500.0)).to_end()
+    assert [state.as_of for state in run.states if state.view] == [500.0]
 
 
 @pytest.mark.parametrize("broken", [GONE, SequenceBroken("Lost.", reason="GAP")])
@@ -131,7 +143,7 @@ def test_a_shrunken_register_is_refused_while_the_old_view_answers() -> None:
     run = Run(*live(*range(50)), GONE, snapshot(*range(40), generation="h"), AWAY).to_end()
     assert run.observer.refused == ["SNAPSHOT_SHRUNKEN"]
     assert len(run.people) == 50
-    assert "--accept-shrink" in run.states[-2].trouble
+    assert "--accept-jump" in run.states[-2].trouble
 
 
 def test_an_accepted_shrinking_is_followed() -> None:
@@ -173,6 +185,15 @@ def test_a_snapshot_beyond_an_unreadable_change_is_taken() -> None:
     assert run.people == {0, 1, 2}
 
 
+def test_a_shrunken_register_beyond_an_unreadable_change_is_told_of() -> None:
+    shrunken = snapshot(*range(40), generation="h")
+    run = Run(*live(*range(50)), UNREADABLE, shrunken, shrunken, AWAY).to_end()
+    assert run.observer.refused == ["CHANGE_REFUSED", "SNAPSHOT_SHRUNKEN", "SNAPSHOT_SHRUNKEN"]
+    assert run.observer.resyncs == []
+    assert "--accept-jump" in run.states[-2].trouble
+    assert len(run.people) == 50
+
+
 def test_an_unreadable_change_at_the_start_means_no_answers() -> None:
     run = Run(snapshot(0), batch(opt_out(1), after=0, complete=False), UNREADABLE, UNREADABLE)
     assert run.to_end().state.view is None
@@ -200,6 +221,34 @@ def test_a_suspension_comes_with_its_register() -> None:
     run = Run(*live(0), batch(opt_out(1), SUSPEND, after=0), batch(RESUME, after=2)).to_end()
     told = [(state.view.revision.seq, state.suspended) for state in run.states if state.view]
     assert told == [(0, False), (2, True), (3, False)]
+
+
+def test_a_feed_that_lost_changes_can_still_stop_the_answers() -> None:
+    run = Run(
+        *live(0),
+        batch(opt_out(1), opt_out(2), opt_out(3), after=0),
+        BACK,
+        snapshot(0),
+        batch(opt_out(1), SUSPEND, after=0),
+    ).to_end()
+    assert run.observer.resyncs == ["BACKWARDS", "BACKWARDS"]
+    assert run.people == {0, 1, 2, 3}
+    assert run.state.suspended
+
+
+def test_what_was_suspended_and_resumed_before_stops_no_answers_when_it_is_read_again() -> None:
+    again = batch(SUSPEND, after=0, complete=False), batch(RESUME, after=1), batch(after=2)
+    run = Run(*live(0), batch(SUSPEND, RESUME, after=0), GONE, snapshot(0), *again).to_end()
+    assert not any(state.suspended for state in run.states)
+
+
+@pytest.mark.parametrize("people", [50, 40])
+def test_a_newer_snapshot_stops_the_answers_whether_or_not_it_can_be_used(people: int) -> None:
+    newer = snapshot(*range(people), generation="h", suspended=True)
+    run = Run(*live(*range(50)), GONE, newer, AWAY).to_end()
+    assert run.observer.refused == (["SNAPSHOT_SHRUNKEN"] if people < 50 else [])
+    assert len(run.people) == 50
+    assert run.state.suspended
 
 
 def test_a_snapshot_can_be_suspended() -> None:
@@ -314,14 +363,36 @@ def test_a_view_that_cannot_be_built_is_not_published(monkeypatch: pytest.Monkey
     assert run.people == {0, 1, 2}
 
 
-def test_an_observer_that_fails_does_not_end_the_follower() -> None:
-    run = Run(AWAY, GONE, *live(0))
-    run.observer.on_connected = lambda connected: 1 / 0 if not connected else None
-    assert run.to_end().people == {0}
+def test_an_observer_that_fails_disturbs_nothing_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = Run(AWAY, GONE, *live(0), batch(opt_out(1), after=0))
+    run.observer.on_connected = lambda connected: int(number(0)) / 0
+    run.observer.on_changes = lambda *_: 1 / 0
+    assert run.to_end().people == {0, 1}
+    assert run.observer.resyncs == ["TRIMMED"]
+    assert [record.fields for record in caplog.records] == [{"error": "ZeroDivisionError"}]
+    assert number(0) not in caplog.text
 
 
-def test_retries_back_off_and_begin_anew_after_success() -> None:
-    run = Run(*[AWAY] * 20, *live(0), *[AWAY] * 2, batch(after=0)).to_end()
+def test_a_listener_that_fails_disturbs_nothing() -> None:
+    run = Run(*live(0), batch(opt_out(1), SUSPEND, after=0))
+    run.replica._listeners = (lambda _: 1 / 0, run.states.append)
+    assert run.to_end().people == {0, 1}
+    assert run.observer.resyncs == []
+    assert run.states[-1].suspended
+
+
+def test_the_observer_is_told_when_the_newest_change_was_recorded() -> None:
+    changes = (replace(opt_out(1), recorded_ms=5_000), replace(opt_out(2), recorded_ms=7_500))
+    run = Run(snapshot(0), batch(*changes, after=0), batch(after=2)).to_end()
+    assert run.observer.recorded_at == 7.5
+    assert run.observer.published == [], "what was recorded before it followed is no lag"
+
+
+def test_retries_back_off_and_begin_anew_after_a_calm_while() -> None:
+    calm = [batch(after=0)] * 5
+    run = Run(*[AWAY] * 20, *live(0), *calm, *[AWAY] * 2, batch(after=0)).to_end()
     first, second = run.pauses[:20], run.pauses[-3:-1]
     assert all(0 < pause <= BACKOFF_S_MAX for pause in run.pauses)
     assert first[0] <= 0.05
@@ -333,6 +404,14 @@ def test_rounds_without_progress_back_off_though_changes_are_applied() -> None:
     round_of_nothing = [snapshot(0), batch(opt_out(1), after=0, complete=False), GONE]
     run = Run(*round_of_nothing * 12).to_end()
     assert min(run.pauses[-3:]) >= BACKOFF_S_MAX / 2
+
+
+@pytest.mark.parametrize("between", [(), live(0)], ids=["a connection", "a history"])
+def test_what_breaks_again_and_again_is_asked_ever_more_seldom(between: tuple[Step, ...]) -> None:
+    breaks = [*between, batch(after=0), GONE if between else AWAY]
+    run = Run(*live(0), *breaks * 12).to_end()
+    failures = [pause for pause in run.pauses if pause != GATHER_S]
+    assert min(failures[10:]) >= BACKOFF_S_MAX / 2
 
 
 def test_there_is_a_pause_after_each_publication_and_each_empty_look() -> None:

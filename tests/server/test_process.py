@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import datetime as dt
 import json
 import queue
+import re
 import signal
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -21,7 +25,8 @@ from ndoo.register.changes import Change, Kind
 from ndoo.v1 import check_pb2, check_pb2_grpc
 from server.conftest import House, MakeHouse
 from support.people import KEYS
-from support.places import Place
+from support.places import Place, RedisHarm
+from support.redis_server import RedisServer
 
 Serve = Callable[..., "Process"]
 
@@ -41,23 +46,33 @@ class Process:
             )
             return check_pb2_grpc.OptOutCheckStub(channel).Check(request, timeout=30).verdict
 
+    def register(self) -> check_pb2.GetRegisterResponse:
+        with grpc.insecure_channel(self.grpc) as channel:
+            stub = check_pb2_grpc.OptOutCheckStub(channel)
+            return stub.GetRegister(check_pb2.GetRegisterRequest(), timeout=30)
+
 
 def number(person: int) -> str:
     return f"{int(nhs_number.numbers_of([KEYS[person]])[0]):010d}"
 
 
 @pytest.fixture
-def serve(place: Place) -> Iterator[Serve]:
+def serve(place: Place, serve_feed: Serve) -> Serve:
+    return partial(serve_feed, place.url)
+
+
+@pytest.fixture
+def serve_feed() -> Iterator[Serve]:
     started: list[subprocess.Popen[str]] = []
 
-    def start(*flags: str, http: str = "127.0.0.1:0") -> Process:
+    def start(feed: str, *flags: str, http: str = "127.0.0.1:0") -> Process:
         command = [
             sys.executable,
             "-m",
             "ndoo",
             "serve",
             "--feed",
-            place.url,
+            feed,
             "--http-listen",
             http,
         ]
@@ -148,6 +163,100 @@ def test_an_empty_feed_is_waited_for(place: Place, serve: Serve) -> None:
     phases = (json.loads(line) for line in service.popen.stdout)
     assert any(event.get("phase") == "LIVE" for event in phases)
     assert service.verdict(1) == check_pb2.VERDICT_OPTED_OUT
+
+
+def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    """What a service comes to that ends by itself."""
+    command = [sys.executable, "-m", "ndoo", "serve", "--listen", "127.0.0.1:0"]
+    return subprocess.run(
+        [*command, "--http-listen", "127.0.0.1:0", *flags],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+def end(service: Process) -> None:
+    service.popen.send_signal(signal.SIGTERM)
+    service.popen.communicate(timeout=60)
+    assert service.popen.returncode == 0
+
+
+@pytest.mark.parametrize("gone", ["refused", "silent"])
+def test_it_starts_from_its_state_while_the_feed_is_gone(
+    start_redis: Callable[..., RedisServer], serve_feed: Serve, tmp_path: Path, gone: str
+) -> None:
+    server = start_redis()
+    state = ("--state-dir", str(tmp_path / "state"))
+    with contextlib.ExitStack() as stack:
+        place = Place(server.url, RedisHarm(stack.enter_context(server.client())), stack)
+        token = place.loaded(1).append([Change(Kind.OPT_OUT, key=KEYS[2])]).token
+        service = serve_feed(server.url, *state)
+        assert service.verdict(2, token) == check_pb2.VERDICT_OPTED_OUT
+    known = service.register()
+    end(service)
+    server.kill() if gone == "refused" else server.freeze()
+    again = serve_feed(server.url, *state)
+    told = again.register()
+    assert told.revision.token == known.revision.token == token
+    assert told.phase in {check_pb2.PHASE_LOADING, check_pb2.PHASE_CATCHING_UP}
+    as_of, before = told.revision.as_of.ToDatetime(), known.revision.as_of.ToDatetime()
+    assert before <= as_of < dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    for person in (1, 2):
+        assert again.verdict(person, token) == check_pb2.VERDICT_OPTED_OUT
+    assert again.verdict(3, token) == check_pb2.VERDICT_CLEARED
+    again.popen.kill()
+    too_old = serve_feed(server.url, *state, "--staleness-max-s", "0.001")
+    with pytest.raises(grpc.RpcError) as caught:
+        too_old.verdict(3)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert too_old.register().phase == check_pb2.PHASE_STALE
+
+
+def test_two_services_do_not_share_a_state_directory(
+    place: Place, serve: Serve, tmp_path: Path
+) -> None:
+    place.loaded(1)
+    state = ("--state-dir", str(tmp_path / "state"))
+    serve(*state)
+    second = run("--feed", place.url, *state)
+    assert second.returncode == 1
+    assert "NDOO_STATE_DIR" in second.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in second.stderr
+
+
+def test_a_state_directory_that_cannot_be_used_is_told_of_and_harms_nothing(
+    place: Place, serve: Serve, tmp_path: Path
+) -> None:
+    place.loaded(1)
+    (tmp_path / "file").touch()
+    service = serve("--state-dir", str(tmp_path / "file" / "state"))
+    assert service.verdict(1) == check_pb2.VERDICT_OPTED_OUT
+    assert service.verdict(3) == check_pb2.VERDICT_CLEARED
+    with urllib.request.urlopen(f"http://{service.http}/metrics", timeout=30) as response:
+        text = response.read().decode()
+    (unreadable,) = re.findall(r'ndoo_state_refused_total{reason="STATE_UNREADABLE"} (\d)', text)
+    assert unreadable == "1"
+
+
+def test_suspended_nobody_is_cleared_until_answers_are_resumed(place: Place, serve: Serve) -> None:
+    """Over two replicas: both stop, and start again at a revision that includes all between."""
+    publisher = place.loaded(1)
+    services = [serve(), serve()]
+    assert {service.verdict(3) for service in services} == {check_pb2.VERDICT_CLEARED}
+    publisher.append([Change(Kind.SUSPEND)])
+    for service in services:
+        phases = (json.loads(line) for line in service.popen.stdout)
+        assert any(event.get("suspended") for event in phases)
+        with pytest.raises(grpc.RpcError) as caught:
+            service.verdict(3)
+        assert "suspended" in caught.value.details()
+    superseded = Change(Kind.SUPERSEDE, key=KEYS[1], new_key=KEYS[4])
+    token = publisher.append([superseded, Change(Kind.RESUME)]).token
+    for service in services:
+        phases = (json.loads(line) for line in service.popen.stdout)
+        assert any(event.get("suspended") is False for event in phases)
+        for person in (1, 4):
+            assert service.verdict(person, token) == check_pb2.VERDICT_OPTED_OUT
+        assert service.verdict(3, token) == check_pb2.VERDICT_CLEARED
 
 
 STARTS_WITH = """

@@ -7,12 +7,11 @@ import re
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from ndoo import errors
 from ndoo.register import sets
-from ndoo.server import status, wire
+from ndoo.server import freshness, status, wire
 from server.conftest import House, MakeHouse
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
@@ -31,11 +30,11 @@ def test_the_reasons_are_those_that_calls_end_with() -> None:
     )
     codes = {code for code in told if hasattr(status.grpc.StatusCode, code)}
     reasons = {
-        "NOT_LOADED", "STALE", "SUSPENDED", "SET_TOO_LARGE",
+        "NOT_LOADED", "STALE", "SUSPENDED", "SET_TOO_LARGE", "TOO_MANY_REVISIONS",
         *(kind.reason for kind in (
             errors.BadToken, errors.OtherGeneration, errors.RevisionGone,
-            errors.RevisionNotReached, sets.BadSet, status.Busy, status.ShuttingDown,
-            status.TooMany, wire.MalformedMessage,
+            errors.RevisionNotReached, freshness.TokensContradict, sets.BadSet, status.Busy,
+            status.ShuttingDown, status.TooMany, wire.MalformedMessage,
         )),
     }  # fmt: skip
     assert told - codes == reasons
@@ -49,5 +48,5 @@ async def test_the_example_runs(make_house: MakeHouse, monkeypatch: pytest.Monke
     code = example.replace("127.0.0.1:50551", house.address)
     names: dict[str, object] = {}
     await asyncio.to_thread(exec, code, names)
-    assert np.concatenate(names["cleared"]).tolist() == [True, False]
-    assert names["summary"].opted_out == 1
+    assert names["cleared"].tolist() == [True, False]
+    assert names["may_disclose"]

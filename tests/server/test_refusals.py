@@ -103,7 +103,7 @@ async def test_exactly_at_a_revision_that_is_gone(house: House, method: str) -> 
 @pytest.mark.parametrize("method", METHODS)
 async def test_at_least_as_fresh_waits_for_the_follower(house: House, method: str) -> None:
     asked = asyncio.create_task(ask(house, method, at_least_as_fresh=Revision(GENERATION, 1).token))
-    await until_waiting(house)
+    await until_waiting(house, asked)
     house.opt_out(CANARY)
     answer = await asked
     assert answer.revision.token == Revision(GENERATION, 1).token
@@ -126,7 +126,7 @@ async def test_a_suspension_ends_the_wait_for_a_revision(house: House) -> None:
     asked = asyncio.create_task(
         refusal_of(house, "Check", at_least_as_fresh=Revision(GENERATION, 1).token)
     )
-    await until_waiting(house)
+    await until_waiting(house, asked)
     house.publish({CANARY}, seq=1, suspended=True)
     assert (await asked).reason == "SUSPENDED"
 
@@ -305,7 +305,7 @@ async def test_large_batches_take_the_place_of_streams(make_house: MakeHouse) ->
         at_least_as_fresh=Revision(GENERATION, 1).token,
     )
     waiting = asyncio.create_task(first_answer(house, large))
-    await until_waiting(house)
+    await until_waiting(house, waiting)
     assert (await refusal_of(house, "StreamCheck")).reason == "TOO_MANY_STREAMS"
     assert (await ask(house, "Check")).verdict == check_pb2.VERDICT_CLEARED
     house.opt_out(CANARY)
@@ -365,10 +365,11 @@ def test_a_view_belongs_to_one_revision() -> None:
     assert state.verified.token == Revision(GENERATION, 3).token
 
 
-async def until_waiting(house: House) -> None:
-    """Until a call waits inside the service for the next publication."""
+async def until_waiting(house: House, asked: asyncio.Task[object]) -> None:
+    """Until the call *asked* waits inside the service for the next publication."""
     freshness = house.server._service._freshness
     while not freshness._waiting:
+        assert not asked.done()
         await asyncio.sleep(0)
 
 

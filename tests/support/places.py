@@ -19,6 +19,7 @@ from ndoo.feed.url import open_feed
 from ndoo.publish.fold import fold
 from ndoo.publish.open import open_publisher
 from ndoo.publish.publisher import Publisher
+from ndoo.publish.source import Terms
 from ndoo.register.register import Register
 from support.people import KEYS
 
@@ -52,7 +53,7 @@ class Place:
 
     def loaded(self, *people: int) -> Publisher:
         publisher = self.publisher()
-        publisher.load(bitmap(*people), accept_shrink=True)
+        publisher.load(bitmap(*people), Terms(accept_jump=True))
         return publisher
 
     def register(self) -> Register:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from ndoo.errors import FeedUnavailable
 from ndoo.feed.feed import Batch
 from ndoo.feed.follower import Follower
+from ndoo.feed.keeper import Keeper
 from ndoo.register.changes import Change, Kind
 from ndoo.register.replica import Replica, State
 from ndoo.register.snapshot import Snapshot
@@ -48,6 +49,7 @@ class Observer:
         self.refused: list[str] = []
         self.changes: dict[Kind, int] = {}
         self.published: list[float] = []
+        self.recorded_at = 0.0
 
     def on_connected(self, connected: bool) -> None:
         if self.connected[-1:] != [connected]:
@@ -59,7 +61,8 @@ class Observer:
     def on_refused(self, reason: str) -> None:
         self.refused.append(reason)
 
-    def on_changes(self, counts: Mapping[Kind, int]) -> None:
+    def on_changes(self, counts: Mapping[Kind, int], recorded_at: float) -> None:
+        self.recorded_at = recorded_at
         for kind, count in counts.items():
             self.changes[kind] = self.changes.get(kind, 0) + count
 
@@ -101,7 +104,13 @@ class ScriptedFeed:
 class Run:
     """What a follower made of a script. *states* are those it published, in order."""
 
-    def __init__(self, *steps: Step, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        *steps: Step,
+        clock: Callable[[], float] | None = None,
+        keeper: Keeper | None = None,
+        history_s: float = 3600.0,
+    ) -> None:
         self.feed = ScriptedFeed(list(steps))
         self.clock = clock or Clock()
         self.replica = Replica(1e9)
@@ -116,6 +125,8 @@ class Run:
             observer=self.observer,
             pause=self.pauses.append,
             rng=random.Random(1),
+            keeper=keeper,
+            history_s=history_s,
         )
         self.feed.stop = self.follower.stop
 

@@ -135,7 +135,9 @@ def _run(
 def _load(publisher: Publisher, register: Keys, *, force: bool) -> None:
     from pyroaring import BitMap  # noqa: PLC0415  (the base install has no publisher)
 
-    publisher.load(BitMap(register), accept_shrink=force)
+    from ndoo.publish.source import Terms  # noqa: PLC0415
+
+    publisher.load(BitMap(register), Terms(accept_jump=force))
 
 
 def _told(outcome: _Outcome) -> str:

@@ -15,6 +15,7 @@ from ndoo.cli.record import record
 from ndoo.cli.serve import serve
 from ndoo.cli.snapshot import snapshot
 from ndoo.cli.status import status
+from ndoo.cli.verify import verify
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,17 +32,19 @@ def commands() -> None:
       ndoo serve --feed dir:./feed
     \b
     Use it, and keep it up to date:
-      ndoo check cohort.dat
+      ndoo check cohort.dat cleared.dat
       ndoo record opt_out - --feed dir:./feed
       ndoo status
+      ndoo verify --feed dir:./feed --target 127.0.0.1:50551
 
     A number that is not cleared must not be disclosed, for whatever reason it is not.
 
-    Exit codes: 0 done, 1 not done or not answered, 2 wrong usage, 130 interrupted.
+    Exit codes: 0 done, 1 not done or not answered, 2 wrong usage, 130 interrupted; 'check' and
+    'verify' have one more.
     """  # noqa: D301  (\b is for click)
 
 
-for _command in (check, demo, load, record, serve, snapshot, status):
+for _command in (check, demo, load, record, serve, snapshot, status, verify):
     commands.add_command(_command)
 
 

@@ -31,7 +31,7 @@ def checked_target(_context: click.Context, _parameter: click.Parameter, target:
 feed_option = click.option(
     "--feed",
     metavar="URL",
-    help="The feed to write to: redis://…, rediss://… or dir:PATH. [NDOO_FEED]",
+    help="The feed: redis://…, rediss://… or dir:PATH. [NDOO_FEED]",
 )
 
 target_option = click.option(

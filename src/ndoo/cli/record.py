@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import re
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,32 +14,30 @@ import click
 from ndoo import nhs_number
 from ndoo.cli.block import BYTE_ORDER_MARK, TOLD_MAX, BadRows
 from ndoo.cli.console import tell
+from ndoo.cli.moment import read_moment
 from ndoo.cli.options import feed_option, publisher_to
 from ndoo.cli.rows import open_list, read_rows
-from ndoo.errors import InputError
+from ndoo.errors import FeedUnavailable, InputError
+from ndoo.publish.request import is_request_id, new_request_id
 
 if TYPE_CHECKING:
+    from ndoo.publish.publisher import Publisher
     from ndoo.register.changes import Change
+    from ndoo.revision import Revision
 
-_RFC_3339 = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?"
-    r"(?:Z|[+-][0-9]{2}:[0-9]{2})"
+PAUSES_S = (0.2, 1.0, 3.0)
+"""Before each further try to record what may have been recorded already."""
+
+_SOURCE = re.compile(
+    r"(?!.*[0-9]{9})(?!.*[0-9]{3}[_.-][0-9]{3}[_.-][0-9]{4})[A-Za-z0-9][A-Za-z0-9_.-]{0,31}"
 )
-_SOURCE = re.compile(r"(?!.*[0-9]{9})[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 
 
 def _moment(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str:
     """*text*, or now, as RFC 3339 in UTC. Raises BadParameter."""
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
-    moment = now if text is None else _read_moment(text)
+    moment = now if text is None else read_moment(text)
     return moment.isoformat().removesuffix("+00:00") + "Z"
-
-
-def _read_moment(text: str) -> dt.datetime:
-    with contextlib.suppress(ValueError, OverflowError):
-        if _RFC_3339.fullmatch(text):
-            return dt.datetime.fromisoformat(text).astimezone(dt.UTC)
-    raise click.BadParameter("it must be a time as in RFC 3339, for example 2026-03-01T09:30:00Z")
 
 
 def _source(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
@@ -49,8 +48,25 @@ def _source(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     return text
 
 
+def _request_id(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str:
+    if text is None:
+        return new_request_id()
+    if not is_request_id(text):
+        raise click.BadParameter(
+            "it must be 1 to 64 letters, digits, '_', '.' or '-', and not look like an NHS number"
+        )
+    return text
+
+
 def _change_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
+        click.option(
+            "--request-id",
+            metavar="ID",
+            callback=_request_id,
+            help="Names this request: run again with the same ID within a day, it records nothing "
+            "twice. Default: a random one.",
+        ),
         click.option(
             "--src", metavar="CODE", default="", callback=_source, help="The channel it came by."
         ),
@@ -79,7 +95,8 @@ def record() -> None:
     every user of the machine in its list of processes, and stays in the history of the shell.
 
     All numbers are validated first; if one is wrong, nothing is recorded. Prints the revision
-    reached, for --at-least-as-fresh.
+    reached, for --at-least-as-fresh. If the feed fails on the way it is tried again, and nothing is
+    recorded twice.
     """  # noqa: D301  (\b is for click)
 
 
@@ -90,7 +107,7 @@ def opt_out(numbers: tuple[str, ...], **where: Any) -> None:
     """These people opted out: do not disclose them.
 
     \b
-    ndoo record opt_out - --feed dir:./feed --at 2026-03-01T09:30:00Z --src nhs-app < numbers.dat
+    ndoo record opt_out - --feed dir:./feed --src nhs-app < numbers.dat
     """  # noqa: D301  (\b is for click)
     _record("opt_out", _keys(numbers), **where)
 
@@ -138,16 +155,46 @@ def resume(**where: Any) -> None:
 Keys = Sequence[tuple[int | None, int | None]]
 
 
-def _record(kind: str, keys: Keys, *, feed: str | None, at: str, src: str) -> None:
+def _record(kind: str, keys: Keys, *, feed: str | None, at: str, src: str, request_id: str) -> None:
     from ndoo.register.changes import Change, Kind  # noqa: PLC0415
 
     changes: list[Change] = [
         Change(Kind(kind), key=key, new_key=new_key, at=at, src=src) for key, new_key in keys
     ]
-    with publisher_to(feed) as publisher:
-        revision = publisher.append(changes)
+    with publisher_to(feed) as publisher, _id_told_if_interrupted(request_id):
+        revision = _append(publisher, changes, request_id)
     click.echo(f"Recorded {len(changes):,} {'change' if len(changes) == 1 else 'changes'}.")
     click.echo(f"Revision: {revision.token}")
+
+
+def _append(publisher: Publisher, changes: Sequence[Change], request_id: str) -> Revision:
+    """Append *changes* once, and try again only where it is unknown whether they were."""
+    from ndoo.publish.publisher import Unconfirmed  # noqa: PLC0415
+
+    try:
+        return publisher.append(changes, request_id=request_id)
+    except Unconfirmed as error:
+        doubt: FeedUnavailable = error
+    for pause_s in PAUSES_S:
+        time.sleep(pause_s)
+        try:
+            return publisher.append(changes, request_id=request_id)
+        except FeedUnavailable as error:
+            doubt = error if isinstance(error, Unconfirmed) else doubt
+    raise FeedUnavailable(f"{doubt} {_again(request_id)}")
+
+
+@contextlib.contextmanager
+def _id_told_if_interrupted(request_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        tell(f"It is unknown how much was recorded. {_again(request_id)}")
+        raise
+
+
+def _again(request_id: str) -> str:
+    return f"Run it again with --request-id {request_id} and nothing is recorded twice."
 
 
 def _keys(numbers: tuple[str, ...]) -> Keys:

@@ -33,13 +33,23 @@ def open_list(path: str) -> Iterator[io.BufferedReader]:
 
     Raises InputError if it is not there, not readable, empty, or no plain text.
     """
+    with opened(path) as file:
+        refuse_foreign(file, shown(path))
+        yield file
+
+
+def shown(path: str) -> str:
+    """How to speak of the file at *path*."""
+    return "Standard input" if path == "-" else path
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[io.BufferedReader]:
+    """The file at *path*, or standard input for "-", whatever it holds. Raises InputError."""
     if path == "-":
-        source = cast("io.BufferedReader", sys.stdin.buffer)
-        _refuse_foreign(source, "Standard input")
-        yield source
+        yield cast("io.BufferedReader", sys.stdin.buffer)
         return
     with _open(path) as file:
-        _refuse_foreign(file, path)
         yield file
 
 
@@ -54,7 +64,8 @@ def _open(path: str) -> io.BufferedReader:
         raise InputError(f"{path} may not be read by this user.") from None
 
 
-def _refuse_foreign(file: io.BufferedReader, name: str) -> None:
+def refuse_foreign(file: io.BufferedReader, name: str) -> None:
+    """Raise InputError if *file*, spoken of by *name*, is empty or no plain text."""
     beginning = file.peek(_BEGINNING_BYTES)
     if not beginning:
         raise InputError(f"{name} is empty.")

@@ -20,10 +20,10 @@ from ndoo.cli.block import (
     Bytes,
     Places,
 )
+from ndoo.cli.fields import trim, unquote
 from ndoo.errors import InputError
 
 _READ_BYTES = 12 * ROWS_PER_BLOCK_MAX
-_FIELD_BYTES_MAX = 64  # a longer field cannot hold a number, whatever is trimmed from it
 
 
 class ExchangeRows:
@@ -39,7 +39,7 @@ class ExchangeRows:
         for text in _whole_lines(self._file):
             block = _exchange_block(text, line)
             line += len(block.lines)
-            yield from _split(block, rows_max)
+            yield from block.split(rows_max)
 
 
 def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
@@ -66,53 +66,16 @@ def _exchange_block(text: bytes, first_line: int) -> Block:
     ends = np.flatnonzero(rows == ord("\n"))
     row_lengths = np.diff(ends, prepend=-1)
     starts, lengths = ends + 1 - row_lengths, row_lengths - 1
-    _trim(rows, starts, lengths)
+    trim(rows, starts, lengths)
     _drop_empty_second_field(rows, starts, lengths)
-    _trim(rows, starts, lengths)
-    _unquote(rows, starts, lengths)
-    _trim(rows, starts, lengths)
+    trim(rows, starts, lengths)
+    unquote(rows, starts, lengths)
+    trim(rows, starts, lengths)
     numbers = nhs_number.from_fields(rows, starts, lengths)
     lines = np.arange(first_line, first_line + len(ends), dtype=np.int64)
     return Block(rows, row_lengths, rows, starts, lengths, lines, numbers)
 
 
-def _trim(rows: Bytes, starts: Places, lengths: Places) -> None:
-    """Take spaces and tabs away from both ends of all fields, in place."""
-    for from_start in (True, False):
-        at = np.flatnonzero((lengths > 0) & (lengths <= _FIELD_BYTES_MAX))
-        while len(at):
-            edge = rows[starts[at] if from_start else starts[at] + lengths[at] - 1]
-            at = at[(edge == ord(" ")) | (edge == ord("\t"))]
-            starts[at] += from_start
-            lengths[at] -= 1
-            at = at[lengths[at] > 0]
-
-
 def _drop_empty_second_field(rows: Bytes, starts: Places, lengths: Places) -> None:
     at = np.flatnonzero(lengths > 0)
     lengths[at[rows[starts[at] + lengths[at] - 1] == ord(",")]] -= 1
-
-
-def _unquote(rows: Bytes, starts: Places, lengths: Places) -> None:
-    at = np.flatnonzero(lengths > 1)
-    first, last = rows[starts[at]], rows[starts[at] + lengths[at] - 1]
-    at = at[(first == ord('"')) & (last == ord('"'))]
-    starts[at] += 1
-    lengths[at] -= 2
-
-
-def _split(block: Block, rows_max: int) -> Iterator[Block]:
-    """*block* in blocks of at most *rows_max* rows, which share its fields."""
-    row_starts = np.concatenate(([0], np.cumsum(block.row_lengths)))
-    for first in range(0, len(block.lines), rows_max):
-        part = slice(first, first + rows_max)
-        last = min(first + rows_max, len(block.lines))
-        yield Block(
-            block.rows[row_starts[first] : row_starts[last]],
-            block.row_lengths[part],
-            block.fields,
-            block.starts[part],
-            block.lengths[part],
-            block.lines[part],
-            block.numbers[part],
-        )

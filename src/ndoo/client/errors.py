@@ -50,6 +50,19 @@ class CallFailed(ClientError):
         self.reason = reason
         self.retry_delay_s = retry_delay_s
 
+    def __reduce__(self) -> tuple[type[CallFailed], tuple[object, ...]]:
+        """So that it can be copied, and sent from one process to another."""
+        return CallFailed, (str(self), self.code, self.reason, self.retry_delay_s)
+
+
+class ClientClosed(ClientError):
+    """The client was closed, or the work cancelled, before the answer was whole."""
+
+    def __init__(
+        self, sentence: str = "The client was closed before the answer was whole: there is none."
+    ) -> None:
+        super().__init__(sentence)
+
 
 def failure_of(error: grpc.RpcError) -> CallFailed:
     """The failure that *error*, raised by a call of grpc, stands for."""

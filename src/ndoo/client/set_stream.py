@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 
 from ndoo.client.answers import Summary, parse, read_revision
-from ndoo.client.channel import SERVICE
+from ndoo.client.channel import begin_stream
 from ndoo.client.errors import IncompleteAnswer, failure_of
 from ndoo.client.sets import Bits, KeySet, SetMessage, count_keys, read_bitmap
 from ndoo.v1 import check_pb2
@@ -40,9 +40,7 @@ def check_set(
     """Check all of *keys* in one call. Raises CallFailed or IncompleteAnswer."""
     tokens = check_pb2.CheckSetRequest(at_least_as_fresh=at_least_as_fresh, exactly_at=exactly_at)
     ledger = _Ledger(keys, exactly_at)
-    method: grpc.StreamStreamMultiCallable[bytes, bytes]
-    method = channel.stream_stream(f"{SERVICE}/CheckSet")
-    responses = method(ledger.requests(tokens), timeout=timeout_s)
+    responses = begin_stream(channel, "CheckSet", ledger.requests(tokens), timeout_s)
     try:
         for response in responses:
             ledger.take(parse(check_pb2.CheckSetResponse, response))

@@ -30,7 +30,7 @@ from ndoo.client.answers import (
     read_chunk,
     read_revision,
 )
-from ndoo.client.channel import SERVICE
+from ndoo.client.channel import begin_stream
 from ndoo.client.errors import IncompleteAnswer, failure_of
 from ndoo.nhs_number import Numbers
 from ndoo.v1 import check_pb2
@@ -104,9 +104,7 @@ class CheckStream:
         self, channel: grpc.Channel, chunks: Iterable[Numbers], timeout_s: float | None
     ) -> Generator[ChunkAnswer]:
         requests: SimpleQueue[bytes | None] = SimpleQueue()
-        method: grpc.StreamStreamMultiCallable[bytes, bytes]
-        method = channel.stream_stream(f"{SERVICE}/StreamCheck")
-        responses = method(iter(requests.get, None), timeout=timeout_s)
+        responses = begin_stream(channel, "StreamCheck", iter(requests.get, None), timeout_s)
         try:
             yield from self._exchange(chunks, requests, responses)
         except grpc.RpcError as error:
@@ -141,7 +139,7 @@ class CheckStream:
         if not 1 <= len(chunk) <= NUMBERS_PER_CHUNK_MAX:
             raise ValueError(f"a chunk holds 1 to {NUMBERS_PER_CHUNK_MAX:,} numbers")
         packed = np.ascontiguousarray(chunk, dtype="<u8").view(np.uint8)
-        return b"".join([self._take_prefix(), _run_header(packed.nbytes), packed.data])
+        return b"".join([self._take_prefix(), run_header(packed.nbytes), packed.data])
 
     def _take_prefix(self) -> bytes:
         """The two tokens as the first message carries them, and nothing for every other."""
@@ -202,7 +200,8 @@ def _next(responses: Iterator[bytes]) -> check_pb2.StreamCheckResponse | None:
     return None if message is None else parse(check_pb2.StreamCheckResponse, message)
 
 
-def _run_header(count: int) -> bytes:
+def run_header(count: int) -> bytes:
+    """What stands before *count* bytes of packed numbers in a message."""
     header = bytearray([_NUMBERS_TAG])
     while count > 0x7F:
         header.append(count & 0x7F | 0x80)

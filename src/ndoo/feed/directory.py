@@ -11,13 +11,19 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ndoo.errors import ChangeRefused, FeedUnavailable, SnapshotRefused
 from ndoo.feed import log
-from ndoo.feed.feed import CHANGES_PER_READ_MAX, Batch, HistoryChanged, nothing_loaded
+from ndoo.feed.feed import (
+    CHANGES_PER_READ_MAX,
+    Batch,
+    HistoryChanged,
+    nothing_loaded,
+    other_history,
+)
 from ndoo.feed.log import Position, Segment
 from ndoo.feed.url import DirectoryUrl
 from ndoo.register import snapshot as snapshots
@@ -67,6 +73,14 @@ class DirectoryFeed:
                 return batch
             self._closed.wait(POLL_S)
 
+    def retained(self, generation: str | None) -> Iterator[Change | None]:
+        with self._errors():
+            for segment in self._segments():
+                if generation in {None, segment.generation}:
+                    yield from _changes_in(self._url.path / segment.name)
+            if generation is not None:
+                self._refuse_other_generation(generation)
+
     def close(self) -> None:
         self._closed.set()
 
@@ -75,7 +89,8 @@ class DirectoryFeed:
         try:
             piece = _read_piece(self._url.path / segment.name, revision, start)
         except FileNotFoundError:
-            self._refuse_other_generation(revision)
+            self._refuse_other_generation(revision.generation)
+            self._refuse_restored(revision)
             raise _trimmed(revision) from None
         seq = piece.changes[-1].seq if piece.changes else revision.seq
         following = Segment(revision.generation, seq + 1)
@@ -86,21 +101,35 @@ class DirectoryFeed:
             return Batch(piece.changes, str(piece.position), complete=False)
         # Segments go away oldest first: while this one is here, so are all that follow it.
         if not self._exists(segment):
-            self._refuse_other_generation(revision)
+            self._refuse_other_generation(revision.generation)
             raise _trimmed(revision)
-        self._refuse_other_generation(revision)
+        self._refuse_other_generation(revision.generation)
         return Batch(piece.changes, str(piece.position), piece.at_end)
+
+    def _segments(self) -> list[Segment]:
+        """Those that are there; none in a directory that is not there yet."""
+        with contextlib.suppress(FileNotFoundError):
+            return log.segments(self._url.path)
+        return []
+
+    def _refuse_restored(self, revision: Revision) -> None:
+        """Raise HistoryChanged if a segment is there that is trimmed before the one of *revision*,
+        which is gone: this is another history, such as a copy that was put back.
+        """
+        for segment in self._segments():
+            if segment.generation == revision.generation and segment.first_seq <= revision.seq:
+                raise HistoryChanged("The feed's history was rewritten.", reason="REWRITTEN")
 
     def _exists(self, segment: Segment) -> bool:
         return (self._url.path / segment.name).exists()
 
-    def _refuse_other_generation(self, revision: Revision) -> None:
+    def _refuse_other_generation(self, own: str) -> None:
         try:
             generation = log.generation_of(self._url.path)
         except (FileNotFoundError, SnapshotRefused):
             generation = ""  # whoever loads it is told what is wrong with it
-        if generation != revision.generation:
-            raise HistoryChanged("The feed has started another history.", reason="OTHER_GENERATION")
+        if generation != own:
+            raise other_history()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -136,13 +165,20 @@ def _read_piece(path: Path, revision: Revision, start: Position) -> _Piece:
             changes.append(decode(log.decode_line(raw[line:end])))
         except ChangeRefused:
             if changes or _was_cut_off(path, start.offset + line, raw[line:end]):
-                return _Piece(tuple(changes), Position(start.first_seq, start.offset + last), False)
+                return _Piece(tuple(changes), _after(changes, start, last), False)
             raise
         last, line = line, end + 1
     if end < 0 and len(raw) - line > log.LINE_BYTES_MAX and not changes:
         raise ChangeRefused("A line of the log is longer than any change: it is damaged.")
     at_end = end < 0 and len(raw) < READ_BYTES
-    return _Piece(tuple(changes), Position(start.first_seq, start.offset + last), at_end)
+    return _Piece(tuple(changes), _after(changes, start, last), at_end)
+
+
+def _after(changes: Sequence[Change], start: Position, last: int) -> Position:
+    """The position after *changes*, the last of which begins *last* bytes after *start*."""
+    if not changes:
+        return start
+    return Position(start.first_seq, start.offset + last, changes[-1].recorded_ms)
 
 
 def _was_cut_off(path: Path, offset: int, line: bytes) -> bool:
@@ -156,6 +192,20 @@ def _read_bytes(path: Path, offset: int) -> bytes:
         return os.pread(file, READ_BYTES, offset)
     finally:
         os.close(file)
+
+
+def _changes_in(path: Path) -> Iterator[Change | None]:
+    """All changes of a segment, None for each damaged line; none if it has gone meanwhile."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        for line in iter(lambda: file.readline(log.LINE_BYTES_MAX), b""):
+            if not line.endswith(b"\n") and len(line) < log.LINE_BYTES_MAX:
+                return  # still being written, or cut short
+            try:
+                fields = log.decode_line(line.removesuffix(b"\n"))
+                if "first_seq" not in fields:
+                    yield decode(fields)
+            except ChangeRefused:
+                yield None
 
 
 def _trimmed(revision: Revision) -> HistoryChanged:

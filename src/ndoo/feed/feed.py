@@ -7,6 +7,7 @@ follower. The contract suite in `tests/contract` holds every implementation to t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +31,11 @@ class HistoryChanged(NdooError):
 def nothing_loaded(name: str) -> FeedEmpty:
     """What to raise where the feed *name* was never loaded."""
     return FeedEmpty(f"{name} holds no register; load one with 'ndoo load'.")
+
+
+def other_history() -> HistoryChanged:
+    """What to raise where another generation is found than the one that was being read."""
+    return HistoryChanged("The feed has started another history.", reason="OTHER_GENERATION")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,15 @@ class Feed(Protocol):
         Waits up to *wait_s* seconds, or less, for a first change; returns an empty batch if none
         comes. Changes in front of one that cannot be read are returned first; ChangeRefused is
         raised only when that one is next. Raises HistoryChanged or FeedUnavailable.
+        """
+
+    def retained(self, generation: str | None) -> Iterator[Change | None]:
+        """The changes of *generation* that the feed still holds, oldest first, also those that its
+        snapshot includes. None of a feed whose snapshot cannot be read: whichever there are.
+
+        None stands for one that cannot be read. What is appended or trimmed meanwhile may be
+        missing. Raises HistoryChanged if the feed is, or becomes, of another generation, or
+        FeedUnavailable.
         """
 
     def close(self) -> None:

@@ -8,18 +8,26 @@ Whatever goes wrong, the last verified view stays published, with the moment it 
 complete, and grows old until the replica refuses to answer from it. Nothing is ever stepped over: a
 history that is not proven whole is loaded again, a change that cannot be read is waited for. The
 only place that retries, never faster than its pauses allow.
+
+With a keeper all this survives a restart. What an earlier process kept is gone on from where it
+ended; it answers only when the feed does not, or not as it should, just as it would have done
+without the restart.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
+import logging
 import random
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from concurrent import futures
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ParamSpec, TypeVar
+
+import numpy as np
 
 from ndoo.errors import (
     ChangeRefused,
@@ -29,10 +37,13 @@ from ndoo.errors import (
     SequenceBroken,
     SnapshotRefused,
 )
-from ndoo.feed.feed import Feed, HistoryChanged
-from ndoo.register.changes import Kind
+from ndoo.feed.feed import Batch, Feed, HistoryChanged
+from ndoo.feed.keeper import Keeper
+from ndoo.feed.observer import FollowerObserver, Unobserved
+from ndoo.feed.state import Kept, Reached
+from ndoo.register.history import History
 from ndoo.register.register import Flips, Register
-from ndoo.register.replica import CLOCK_BACK_S_MAX, Phase, Replica
+from ndoo.register.replica import Phase, Replica, State
 from ndoo.register.snapshot import Snapshot, refuse_shrunken
 from ndoo.register.view import View
 from ndoo.revision import Revision
@@ -46,34 +57,14 @@ GATHER_S = 0.003
 BACKOFF_S_MIN = 0.05
 BACKOFF_S_MAX = 5.0
 
+FIRST_ANSWER_S_MAX = 0.5
+"""How long a kept register waits for the feed: a server that is gone can be silent for long."""
 
-class FollowerObserver(Protocol):
-    """Who counts what the follower does. Called in its thread; must not block or raise."""
-
-    def on_connected(self, connected: bool) -> None:
-        """The feed answered, or did not."""
-
-    def on_resync(self, reason: str) -> None:
-        """The history broke, for *reason*; the snapshot will be loaded again."""
-
-    def on_refused(self, reason: str) -> None:
-        """A snapshot or a change was refused."""
-
-    def on_changes(self, counts: Mapping[Kind, int]) -> None:
-        """So many changes of each kind were applied."""
-
-    def on_published(self, seconds: float) -> None:
-        """A view with new changes was published, *seconds* after they had arrived."""
+_LOGGER = logging.getLogger(__name__)  # handled like all events, see ops.logs
 
 
-class Unobserved:
-    """Counts nothing."""
-
-    def on_connected(self, connected: bool) -> None: ...
-    def on_resync(self, reason: str) -> None: ...
-    def on_refused(self, reason: str) -> None: ...
-    def on_changes(self, counts: Mapping[Kind, int]) -> None: ...
-    def on_published(self, seconds: float) -> None: ...
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -82,6 +73,7 @@ class _Course:
 
     register: Register
     position: str
+    history: History
     live: bool = False  # the published view is this register
     stuck: bool = False  # the next change could not be read
 
@@ -90,7 +82,7 @@ class Follower:
     """Follows *feed* and publishes to *replica*; `run` it in a thread of its own.
 
     *clock* gives Unix seconds. *pause* waits so many seconds, and less once stopped. *rng* spreads
-    the retries of many replicas.
+    the retries of many replicas. *keeper* keeps the register for the next start.
     """
 
     def __init__(
@@ -100,43 +92,63 @@ class Follower:
         *,
         clock: Callable[[], float],
         shrink_max: float = 0.02,
+        history_s: float = 3600.0,
         observer: FollowerObserver | None = None,
         pause: Callable[[float], object] | None = None,
         rng: random.Random | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self._feed = feed
         self._replica = replica
         self._clock = clock
         self._shrink_max = shrink_max
+        self._history_s = history_s
         self._observer = observer or Unobserved()
         self._stopped = threading.Event()
         self._pause = pause or self._stopped.wait
         self._rng = rng or random.Random()  # noqa: S311  (it protects nothing)
         self._course: _Course | None = None
-        self._published: tuple[Revision, str] | None = None  # the last, and its position
-        self._failures = 0  # since the feed last confirmed that nothing is missing
+        self._keeper = keeper
+        self._kept: Kept | None = None  # until something is published
+        self._reached: Reached | None = None  # what was published last, by an earlier process too
+        self._replaced: set[str] = set()  # generations that were left, and may not come back
+        self._failures = 0  # on end, or soon one after the other
+        self._failed_at = 0.0
+        self._faults: set[str] = set()
 
     def run(self) -> None:
         """Follow until `stop`. Whatever is raised on the way is handled here."""
+        self._attempt(self._restore)
         while not self._stopped.is_set():
-            try:
-                self._step()
-            except Exception as error:  # noqa: BLE001  (a bug must not leave the replica alone)
-                if not self._stopped.is_set():
-                    with contextlib.suppress(Exception):  # of an observer or a listener
-                        self._handle(error)
-                    self._back_off()
+            self._attempt(self._step)
+        self._keep(last=True)
 
     def stop(self) -> None:
         """End `run` soon, and close the feed. From any thread; may be called twice."""
         self._stopped.set()
         self._feed.close()
 
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001  (a bug must not leave the replica alone)
+            if not self._stopped.is_set():
+                self._tell(self._handle, error)
+                self._back_off()
+
+    def _restore(self) -> None:
+        """Set out from where an earlier process ended, if it kept that."""
+        kept = self._keeper.restore() if self._keeper is not None else None
+        if kept is not None:
+            self._kept, self._reached = kept, kept.confirmed.reached
+            self._course = self._course_from(kept.snapshot)
+            self._show(Phase.CATCHING_UP)
+
     def _step(self) -> None:
         course = self._course
         if course is None:
             self._show(Phase.LOADING)
-            self._begin(self._feed.load())
+            self._begin(self._ask(self._feed.load))
         elif course.stuck:
             self._look_past(course)
         elif not self._read(course):
@@ -144,42 +156,74 @@ class Follower:
 
     def _begin(self, snapshot: Snapshot) -> None:
         """Set out anew from *snapshot*. The view in use stays in use."""
-        self._observer.on_connected(True)
-        view = self._replica.state.view
-        if view is not None and view.revision.generation != snapshot.revision.generation:
-            refuse_shrunken(snapshot, view.opt_outs, self._shrink_max)
-        self._course = _Course(Register(snapshot), snapshot.position)
+        self._tell(self._observer.on_connected, True)
+        if snapshot.revision.generation in self._replaced:
+            raise HistoryChanged(
+                "The feed went back to a register that a load had replaced; load the register "
+                "again with 'ndoo load'.",
+                reason="BACKWARDS",
+            )
+        self._suspend_early(snapshot.revision, snapshot.suspended, at_end=False)
+        reached = self._reached
+        if reached is not None and reached.revision.generation != snapshot.revision.generation:
+            refuse_shrunken(snapshot, reached.opt_outs, self._shrink_max)
+        self._course = self._course_from(snapshot)
         self._show(Phase.CATCHING_UP)
+
+    def _course_from(self, snapshot: Snapshot) -> _Course:
+        history = History(snapshot.revision, self._history_s)
+        return _Course(Register(snapshot), snapshot.position, history)
 
     def _look_past(self, course: _Course) -> None:
         """Go on from a newer snapshot if there is one, else try the unreadable change again."""
         course.stuck = False
-        with contextlib.suppress(FeedEmpty, SnapshotRefused):
+        try:
             snapshot = self._feed.load()
-            here, there = course.register.revision, snapshot.revision
-            if here.generation != there.generation or here.seq < there.seq:
-                self._observer.on_resync("CHANGE_REFUSED")
-                self._begin(snapshot)
+        except (FeedEmpty, SnapshotRefused):
+            return
+        here, there = course.register.revision, snapshot.revision
+        if here.generation != there.generation or here.seq < there.seq:
+            self._begin(snapshot)
+            self._tell(self._observer.on_resync, "CHANGE_REFUSED")
 
     def _read(self, course: _Course) -> bool:
         """Read and apply one batch. Returns whether the next is to be read at once."""
         # Taken before the question is sent: what the feed confirms was true later than this.
         asked_at = self._clock()
-        wait_s = WAIT_S if course.live else 0.0
-        batch = self._feed.read(course.register.revision, course.position, wait_s)
+        was_live = course.live
+        batch = self._look(course.register.revision, course.position, WAIT_S if was_live else 0.0)
         arrived_at = self._clock()
-        self._observer.on_connected(True)
+        complete = batch.complete and asked_at <= arrived_at  # else the clock was set back between
+        self._tell(self._observer.on_connected, True)
         flips = course.register.apply(batch.changes)
+        course.history.record(batch.changes, flips)
         course.position = batch.position
         if batch.changes:
-            self._observer.on_changes(Counter(change.kind for change in batch.changes))
-        if not course.live and not batch.complete:
-            self._suspend_early(course.register)
-            return bool(batch.changes)
-        self._publish(course, self._view(course, flips), asked_at if batch.complete else None)
-        if batch.changes:
-            self._observer.on_published(max(0.0, self._clock() - arrived_at))
+            counts = Counter(change.kind for change in batch.changes)
+            recorded_at = batch.changes[-1].recorded_ms / 1000
+            self._tell(self._observer.on_changes, counts, recorded_at)
+        if not course.live:
+            self._suspend_early(course.register.revision, course.register.suspended, batch.complete)
+            if not complete:
+                return bool(batch.changes)
+        self._publish(course, self._view(course, flips), asked_at if complete else None)
+        if batch.changes and was_live:
+            seconds = max(0.0, self._clock() - arrived_at)
+            self._tell(self._observer.on_published, seconds)
         return False
+
+    def _look(self, revision: Revision, position: str, wait_s: float) -> Batch:
+        return self._ask(functools.partial(self._feed.read, revision, position, wait_s))
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """What the feed answers to *question*. A kept register does not wait for it long."""
+        if self._kept is None:
+            return question()
+        with futures.ThreadPoolExecutor(1, "first-answer") as helper:
+            answer = helper.submit(question)
+            if not futures.wait({answer}, FIRST_ANSWER_S_MAX).done:
+                self._show_trouble("The feed has not answered yet.")
+            return answer.result()
 
     def _view(self, course: _Course, flips: Flips) -> View:
         revision, current = course.register.revision, self._replica.state.view
@@ -194,9 +238,10 @@ class Follower:
         After a fail-over to a server that lacked the last changes, a generation goes on with others
         under the same numbers. Only a load from the source, a new generation, can mend that.
         """
-        if self._published is None or self._published[0].generation != revision.generation:
+        reached = self._reached
+        if reached is None or reached.revision.generation != revision.generation:
             return
-        published, position = self._published
+        published = reached.revision
         if revision.seq < published.seq:
             raise HistoryChanged(
                 f"The feed ends at change {revision.seq}, but had {published.seq}; load the "
@@ -204,7 +249,7 @@ class Follower:
                 reason="BACKWARDS",
             )
         try:
-            following = self._feed.read(published, position, 0.0).changes
+            following = self._look(published, reached.position, 0.0).changes
         except ChangeRefused:
             return  # the one after it; this one was found
         except HistoryChanged as changed:
@@ -217,60 +262,115 @@ class Follower:
     def _publish(self, course: _Course, view: View, confirmed_at: float | None) -> None:
         """Put *view* in use, with what its own register says of suspension."""
         state = self._replica.state
-        state = replace(state, view=view, suspended=course.register.suspended, trouble="")
+        suspended = course.register.suspended
         if confirmed_at is not None:
-            self._failures = 0
-            as_of = _later(state.as_of, confirmed_at)
-            state = replace(state, phase=Phase.LIVE, as_of=as_of)
-        self._published = (view.revision, course.position)
-        self._replica.publish(state)
+            state = self._confirm(course, state, confirmed_at)
+        state = replace(state, view=view, history=course.history, suspended=suspended)
+        before = self._reached
+        if before is not None and before.revision.generation != view.revision.generation:
+            self._replaced.add(before.revision.generation)
+        self._reached = Reached(view.revision, course.position, view.opt_outs)
+        self._kept = None
+        self._put(state)
         course.live = True
+        self._keep()
 
-    def _suspend_early(self, register: Register) -> None:
-        """Stop answering from the view in use if a newer change says so, complete or not."""
-        state = self._replica.state
-        view, ahead = state.view, register.revision
-        if view is None or not register.suspended or state.suspended:
+    def _confirm(self, course: _Course, state: State, confirmed_at: float) -> State:
+        """*state*, confirmed by the feed to lack nothing that there was at *confirmed_at*."""
+        as_of, era = max(state.as_of, confirmed_at), state.era
+        if self._replica.clock_was_set_back(self._clock()):
+            as_of, era = confirmed_at, era + 1
+            # Nobody knows how old its moments are.
+            course.history = History(course.register.revision, self._history_s)
+        course.history.confirm(course.register.revision.seq, confirmed_at)
+        # A feed that confirms and breaks by turns is not asked, nor loaded, without a pause.
+        if abs(confirmed_at - self._failed_at) > BACKOFF_S_MAX:
+            self._failures = 0
+        return replace(state, phase=Phase.LIVE, as_of=as_of, era=era, trouble="")
+
+    def _suspend_early(self, ahead: Revision, suspended: bool, at_end: bool) -> None:
+        """Stop answering from the view in use if the feed says so at *ahead*, which is not in use
+        yet, and may never be: if that is newer, or all that the feed has.
+        """
+        state, reached = self._replica.state, self._reached
+        if reached is None or not suspended or state.suspended:
             return
-        if ahead.generation != view.revision.generation or ahead.seq > view.revision.seq:
-            self._replica.publish(replace(state, suspended=True))
+        is_older = (
+            ahead.generation == reached.revision.generation and ahead.seq <= reached.revision.seq
+        )
+        if at_end or not is_older:
+            self._put(replace(state, suspended=True))
 
     def _handle(self, error: Exception) -> None:
         """Put the follower where it can go on after *error*, and tell of it."""
         course = self._course
         if course is not None and isinstance(error, ChangeRefused):
             course.stuck = True
-            self._observer.on_refused(error.reason)
+            self._tell(self._observer.on_refused, error.reason)
         elif not isinstance(error, FeedUnavailable):
             self._course = None  # it may be half-way through something
-        self._show(Phase.CATCHING_UP if self._course else Phase.LOADING, _sentence(error))
         match error:
             case FeedUnavailable():
-                self._observer.on_connected(False)
+                self._tell(self._observer.on_connected, False)
             case HistoryChanged() | SequenceBroken():
-                self._observer.on_resync(error.reason)
+                self._tell(self._observer.on_resync, error.reason)
             case SnapshotRefused():
-                self._observer.on_refused(error.reason)
+                self._tell(self._observer.on_refused, error.reason)
             case NdooError():
                 pass
             case _:
-                self._observer.on_resync("INTERNAL")
+                self._tell(self._observer.on_resync, "INTERNAL")
+        self._show_trouble(_sentence(error))
 
-    def _show(self, phase: Phase, trouble: str | None = None) -> None:
-        state = self._replica.state
-        new = replace(state, phase=phase, trouble=state.trouble if trouble is None else trouble)
-        if new != state:
-            self._replica.publish(new)
+    def _show(self, phase: Phase) -> None:
+        self._put(replace(self._replica.state, phase=phase))
+
+    def _show_trouble(self, trouble: str) -> None:
+        """Tell of *trouble*. From the first on, a kept register answers, as old as it is."""
+        phase = Phase.CATCHING_UP if self._course else Phase.LOADING
+        state = replace(self._replica.state, phase=phase, trouble=trouble)
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            state = replace(
+                state,
+                view=_view_of(kept.snapshot),
+                as_of=kept.confirmed.as_of,
+                suspended=state.suspended or kept.confirmed.suspended or kept.snapshot.suspended,
+            )
+        self._put(state)
+
+    def _put(self, state: State) -> None:
+        """Put *state* in place, if it is news, and have it kept."""
+        if state != self._replica.state:
+            self._tell(self._replica.publish, state)
+        if self._keeper is not None and self._reached is not None:
+            self._tell(self._keeper.note, state, self._reached)
+
+    def _keep(self, *, last: bool = False) -> None:
+        """Hand the register that is in use to the keeper."""
+        course, as_of = self._course, self._replica.state.as_of
+        if self._keeper is not None and course is not None and course.live:
+            self._tell(self._keeper.offer, course.register, course.position, as_of, last=last)
+
+    def _tell(self, listener: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call *listener*. Its faults do not disturb the following; each kind is logged once."""
+        try:
+            listener(*args, **kwargs)
+        except Exception as fault:  # noqa: BLE001
+            name = type(fault).__name__
+            if name not in self._faults:
+                self._faults.add(name)
+                _LOGGER.log(logging.ERROR, "follower_fault", extra={"fields": {"error": name}})
 
     def _back_off(self) -> None:
         longest = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** min(self._failures, 16))
         self._failures += 1
+        self._failed_at = self._clock()
         self._pause(longest * self._rng.uniform(0.5, 1.0))
 
 
-def _later(as_of: float, confirmed_at: float) -> float:
-    """*as_of* never goes back, unless it lies so far ahead that the clock was set back since."""
-    return confirmed_at if as_of > confirmed_at + CLOCK_BACK_S_MAX else max(as_of, confirmed_at)
+def _view_of(snapshot: Snapshot) -> View:
+    return View.of(np.array(snapshot.keys.to_array(), dtype=np.uint32), snapshot.revision)
 
 
 def _sentence(error: Exception) -> str:

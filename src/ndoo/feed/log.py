@@ -2,6 +2,8 @@
 
     snapshot                         the register at one revision, replaced whole
     changes-GENERATION-SEQ.log       a segment of the log; SEQ is the number of its first change
+    past-GENERATION-SEQ.log          one that readers need no more, kept for a day for the ids of
+                                     requests in it
     lock                             held by whoever writes
 
 A segment is lines. Each is the CRC-32 of the rest in eight hexadecimal digits, a space, and a flat
@@ -9,8 +11,12 @@ JSON object of texts. The first line is the segment's header, every other is one
 without its newline is a write that was cut short, and not a change; a line with its newline that
 does not match its checksum is damage, wherever it stands.
 
-A position is `SEQ:OFFSET`: the segment and the byte at which the last line that was read begins, so
-that a reader meets its own last line again and sees whether the history is still the same.
+A position is `SEQ:OFFSET` or `SEQ:OFFSET:RECORDED`: the segment, the byte at which the last line
+that was read begins, and when that was recorded, so that a reader meets its own last line again and
+sees whether the history is still the same.
+
+A change that was recorded for a request with an id holds `request`: the id, which of the request's
+changes it is, and how many these are, as `ID 2/3`.
 """
 
 from __future__ import annotations
@@ -32,8 +38,8 @@ LOCK = "lock"
 _TEMPORARY = ".tmp"
 LINE_BYTES_MAX = 16 * 1024
 
-_SEGMENT = re.compile(r"changes-([A-Za-z0-9_-]{1,64})-([0-9]{19})\.log")
-_POSITION = re.compile(r"([1-9][0-9]{0,18}):(0|[1-9][0-9]{0,18})")
+_SEGMENT = re.compile(r"(changes|past)-([A-Za-z0-9_-]{1,64})-([0-9]{19})\.log")
+_POSITION = re.compile(r"([1-9][0-9]{0,18}):(0|[1-9][0-9]{0,18})(?::([1-9][0-9]{0,18}))?")
 _SNAPSHOT_LINE = re.compile(rb"ndoo-snapshot 1 ([0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,12})\n")
 _SNAPSHOT_LINE_BYTES_MAX = 64
 _SEQ = re.compile(r"[1-9][0-9]{0,18}")
@@ -49,7 +55,15 @@ class Segment:
 
     @property
     def name(self) -> str:
-        return f"changes-{self.generation}-{self.first_seq:019d}.log"
+        return f"changes-{self._rest_of_name}"
+
+    @property
+    def past_name(self) -> str:
+        return f"past-{self._rest_of_name}"
+
+    @property
+    def _rest_of_name(self) -> str:
+        return f"{self.generation}-{self.first_seq:019d}.log"
 
     @property
     def header(self) -> bytes:
@@ -61,31 +75,50 @@ class Segment:
 
     @classmethod
     def of_name(cls, name: str) -> Segment | None:
+        """The segment that readers know by *name*."""
+        return cls._of_name(name, "changes")
+
+    @classmethod
+    def of_past_name(cls, name: str) -> Segment | None:
+        """The segment that was set aside under *name*."""
+        return cls._of_name(name, "past")
+
+    @classmethod
+    def _of_name(cls, name: str, kind: str) -> Segment | None:
         match = _SEGMENT.fullmatch(name)
-        return cls(match[1], int(match[2])) if match else None
+        return cls(match[2], int(match[3])) if match and match[1] == kind else None
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the last line that was read begins, in the segment of *first_seq*."""
+    """Where the last line that was read begins, in the segment of *first_seq*, and when that change
+    was *recorded* (Unix ms, 0 if that is unknown): another history, such as one that goes on from a
+    restored copy, can have a line with the same number at the same place.
+    """
 
     first_seq: int
     offset: int
+    recorded_ms: int = 0
 
     def __str__(self) -> str:
-        return f"{self.first_seq}:{self.offset}"
+        recorded = f":{self.recorded_ms}" if self.recorded_ms else ""
+        return f"{self.first_seq}:{self.offset}{recorded}"
 
     @classmethod
     def parse(cls, text: str) -> Position | None:
         match = _POSITION.fullmatch(text)
-        if match is None or max(int(match[1]), int(match[2])) > SEQ_MAX:
-            return None
-        return cls(int(match[1]), int(match[2]))
+        numbers = [int(text or "0") for text in match.groups()] if match else [SEQ_MAX + 1]
+        return cls(*numbers) if max(numbers) <= SEQ_MAX else None
 
 
 def segments(path: Path) -> list[Segment]:
     """All segments in the directory *path*, of all generations, in order."""
     return sorted(filter(None, map(Segment.of_name, os.listdir(path))))  # noqa: PTH208  (names only)
+
+
+def past_segments(path: Path) -> list[Segment]:
+    """All segments in the directory *path* that readers need no more."""
+    return list(filter(None, map(Segment.of_past_name, os.listdir(path))))  # noqa: PTH208
 
 
 def temporary(name: str) -> str:
@@ -136,6 +169,8 @@ def is_at(line: bytes, position: Position, revision: Revision) -> bool:
     if position.offset == 0:
         next_revision = (fields.get("generation"), fields.get("first_seq"))
         return next_revision == (revision.generation, str(revision.seq + 1))
+    if position.recorded_ms and fields.get("recorded") != str(position.recorded_ms):
+        return False
     return fields.get("seq") == str(revision.seq)
 
 

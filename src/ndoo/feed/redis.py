@@ -6,8 +6,7 @@ stream from the reader's own last entry on, at the head and at the stream's own 
 moment. From these follows whether the history is still the one that was being read, and whether
 there is nothing more.
 
-The only module that imports the Redis client for reading. Errors of that client are never shown or
-chained: their texts can hold whole commands, and so NHS numbers or a password.
+Only a master is read, and asked in the same transaction whether it is one.
 """
 
 from __future__ import annotations
@@ -15,22 +14,29 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import redis
-from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
-from redis.retry import Retry
+from redis.client import Pipeline
+from redis.exceptions import RedisError, ResponseError
 
 from ndoo.errors import ChangeRefused, FeedUnavailable, SnapshotRefused
-from ndoo.feed.feed import CHANGES_PER_READ_MAX, Batch, HistoryChanged, nothing_loaded
+from ndoo.feed.connection import Unreachable, cause_of
+from ndoo.feed.feed import (
+    CHANGES_PER_READ_MAX,
+    Batch,
+    HistoryChanged,
+    nothing_loaded,
+    other_history,
+)
+from ndoo.feed.master import Master, Moved
 from ndoo.feed.url import PREFIX, RedisUrl
 from ndoo.register import snapshot as snapshots
 from ndoo.register.changes import Change, decode
 from ndoo.register.snapshot import Packed, Snapshot
-from ndoo.revision import Revision
+from ndoo.revision import SEQ_MAX, Revision
 
 START = "0-0"
 """The position before every entry."""
@@ -39,7 +45,6 @@ WAIT_S_MAX = 1.0
 ANSWER_S_MAX = 5.0
 _ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})")
 _ID_PART_MAX = 2**64 - 1
-_ERROR_CODE = re.compile(r"(?:^|caused error: )([A-Z]{3,24})\b")  # a pipeline puts words before it
 
 Id = tuple[int, int]
 Entry = tuple[bytes, list[bytes]]
@@ -58,42 +63,6 @@ class Keys:
         return cls(f"{{{prefix}}}:changes", f"{{{prefix}}}:snapshot", f"{{{prefix}}}:head")
 
 
-def connect(url: RedisUrl, answer_s_max: float) -> redis.Redis:
-    """A client that waits *answer_s_max* for an answer and retries nothing: what failed, the caller
-    is to know. Protocol 2 has one shape of answers in every server and version of the client.
-    """
-    client = redis.Redis(
-        host=url.host,
-        port=url.port,
-        db=url.database,
-        username=url.user,
-        password=url.password,
-        ssl=url.tls,
-        socket_timeout=answer_s_max,
-        socket_connect_timeout=ANSWER_S_MAX,
-        socket_keepalive=True,
-        health_check_interval=0,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-        decode_responses=False,
-    )
-    # As the server sends it: making a mapping of each entry is for whoever decodes it.
-    client.set_response_callback("XRANGE", lambda entries, **_: entries)
-    return client
-
-
-def cause_of(error: Exception) -> str:
-    """Why Redis cannot be used, in words that hold nothing of a command."""
-    if isinstance(error, AuthenticationError):
-        return "it refuses the user or password"
-    if isinstance(error, redis.TimeoutError):
-        return "it does not answer in time"
-    if isinstance(error, ResponseError):
-        code = _ERROR_CODE.search(str(error))
-        return f"it refuses the command ({code[1] if code else type(error).__name__})"
-    return "there is no connection to it"
-
-
 class RedisFeed:
     """See `ndoo.feed.feed.Feed`."""
 
@@ -104,12 +73,14 @@ class RedisFeed:
         *,
         wait_s_max: float = WAIT_S_MAX,
         answer_s_max: float = ANSWER_S_MAX,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = url
         self._keys = Keys.of(prefix)
         self._wait_s_max = wait_s_max
+        self._master = Master(url, prefix, clock)
         # A server that waits on our behalf is not late: its time to answer comes on top.
-        self._client = connect(url, wait_s_max + answer_s_max)
+        self._client = self._master.connect(wait_s_max + answer_s_max)
         self._closed = threading.Event()
 
     @property
@@ -121,8 +92,8 @@ class RedisFeed:
             pipeline = self._client.pipeline(transaction=True)
             pipeline.hmget(self._keys.snapshot, ["header", "register", "links"])
             pipeline.hmget(self._keys.head, ["generation", "seq"])
-            (header, register, links), (generation, _) = pipeline.execute()
-        if header is None and register is None:
+            (header, register, links), (generation, _) = self._of_master(pipeline)
+        if header is None and register is None and generation is None:
             raise nothing_loaded(self.name)
         packed = Packed(header or b"", register or b"", links or b"")
         return _verified(snapshots.unpack(packed), generation)
@@ -131,12 +102,34 @@ class RedisFeed:
         with self._errors():
             if wait_s > 0:
                 self._wait(position, min(wait_s, self._wait_s_max))
+            doubt = self._doubt()
             look = self._look(position)
-        return look.batch(revision, position)
+        batch = look.batch(revision, position)
+        if not doubt:
+            return batch
+        if not batch.changes:
+            raise FeedUnavailable(f"{self.name} confirms nothing: {doubt}.")
+        return replace(batch, complete=False)
+
+    def retained(self, generation: str | None) -> Iterator[Change | None]:
+        after = "-"
+        while True:
+            with self._errors():
+                pipeline = self._client.pipeline(transaction=True)
+                pipeline.xrange(self._keys.changes, min=after, count=CHANGES_PER_READ_MAX)
+                pipeline.hmget(self._keys.head, ["generation"])
+                entries, (current,) = self._of_master(pipeline)
+            if generation is not None and current != generation.encode():
+                raise other_history()
+            if not entries:
+                return
+            yield from map(_readable, entries)
+            after = f"({entries[-1][0].decode()}"
 
     def close(self) -> None:
         self._closed.set()
         self._client.connection_pool.disconnect(inuse_connections=True)
+        self._master.close()
 
     def _wait(self, position: str, wait_s: float) -> None:
         wait_ms = max(1, int(wait_s * 1000))  # 0 would mean for ever
@@ -150,11 +143,35 @@ class RedisFeed:
         pipeline.execute_command(  # type: ignore[no-untyped-call]
             "XINFO", "STREAM", self._keys.changes
         )
-        entries, head, info = pipeline.execute(raise_on_error=False)
+        entries, head, info = self._of_master(pipeline, raise_on_error=False)
         for reply in (entries, head):
             if isinstance(reply, Exception):
                 raise reply
         return _Look.of(entries, head, info)
+
+    def _of_master(self, pipeline: Pipeline, *, raise_on_error: bool = True) -> list[Any]:
+        """The replies to *pipeline*, all of one moment at which the server was a master."""
+        pipeline.execute_command("ROLE")  # type: ignore[no-untyped-call]
+        *replies, role = pipeline.execute(raise_on_error=raise_on_error)
+        if isinstance(role, Exception):
+            raise role
+        if role[0] != b"master":
+            self._client.connection_pool.disconnect()  # to look for the master anew
+            raise Unreachable("it is a replica, which may lag; name its master")
+        return replies
+
+    def _doubt(self) -> str:
+        """Why the connected server may not be the master, or nothing. Changes that it has are worth
+        having even then; that there are no others, it cannot say.
+        """
+        try:
+            self._master.prove()
+        except Moved:
+            self._client.connection_pool.disconnect()
+            raise
+        except RedisError as error:
+            return cause_of(error)
+        return ""
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -196,7 +213,7 @@ class _Look:
     def batch(self, revision: Revision, position: str) -> Batch:
         """What to make of it, for a reader who reached *revision* at *position*."""
         if self.generation != revision.generation:
-            raise HistoryChanged("The feed has started another history.", reason="OTHER_GENERATION")
+            raise other_history()
         if self.seq is None:
             raise FeedUnavailable("The feed's head holds no sequence number in its field 'seq'.")
         entries = self._after_own(revision, position)
@@ -225,7 +242,16 @@ class _Look:
             raise HistoryChanged(
                 "A change that was read is no longer in the feed.", reason="REWRITTEN"
             )
-        return self.entries  # ours was trimmed, as it may be: the sequence numbers will tell
+        if self.entries and (_seq_of(self.entries[0]) or SEQ_MAX) <= revision.seq:
+            raise HistoryChanged("Numbers that were read were given again.", reason="REWRITTEN")
+        if self.last_id > own:
+            # Numbers that go on by one prove nothing: another master may have given them again.
+            raise HistoryChanged(
+                "The change that was read last was trimmed, and what follows it may belong to "
+                "another history.",
+                reason="TRIMMED",
+            )
+        return ()
 
     def _refuse_lost(self, head_seq: int, revision: Revision, position: str) -> None:
         """Raise HistoryChanged if there was something after *position*: there is nothing now."""
@@ -257,15 +283,22 @@ def _decode(entries: Sequence[Entry]) -> tuple[tuple[Change, ...], ChangeRefused
     changes: list[Change] = []
     try:
         for entry in entries:
-            changes.append(decode(_fields(entry)))  # noqa: PERF401  (those before a refusal count)
+            entry_ms = int(entry[0].partition(b"-")[0])
+            changes.append(decode(_fields(entry), entry_ms))
     except ChangeRefused as refused:
         return tuple(changes), refused
     return tuple(changes), None
 
 
 def _seq_of(entry: Entry) -> int | None:
+    change = _readable(entry)
+    return change.seq if change else None
+
+
+def _readable(entry: Entry) -> Change | None:
+    """The change in *entry*, None if it cannot be read."""
     try:
-        return decode(_fields(entry)).seq
+        return decode(_fields(entry), _id_of(entry)[0])
     except ChangeRefused:
         return None
 

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pyroaring import BitMap
 
 from ndoo.errors import ChangeRefused, FeedEmpty, SequenceBroken, SnapshotRefused
 from ndoo.feed.feed import Feed, HistoryChanged
+from ndoo.publish.source import JUMP_MAX, InPlace, Settled, Terms, settle
+from ndoo.register.changes import Change
 from ndoo.register.register import Register
-from ndoo.register.snapshot import Snapshot, refuse_shrunken
+from ndoo.register.snapshot import Snapshot
 from ndoo.revision import Revision
 
-SHRINK_MAX = 0.02
 _ROUNDS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """*register*, reached at *position*, came of *before*."""
+    """*register*, reached at *position*, came of *before*.
+
+    *whole* says that the feed held nothing else; otherwise what came next could not be read.
+    """
 
     before: Snapshot
     register: Register
     position: str
+    whole: bool = True
 
     def snapshot(self) -> Snapshot:
         """The register as a new snapshot. What was accepted for its generation stays accepted: a
@@ -47,10 +53,53 @@ def fold(feed: Feed) -> Folded:
     return _fold(feed)
 
 
+def fold_readable(feed: Feed, known: Folded | None = None) -> Folded | None:
+    """What *feed* holds, as far as it can be read, and None if that is nothing: a load mends what
+    is broken. Goes on from what is *known* of it, as long as that is the same history.
+
+    Raises FeedUnavailable.
+    """
+    if known is not None and known.whole:
+        with contextlib.suppress(ChangeRefused, HistoryChanged, SequenceBroken):
+            return replace(known, position=_apply_all(feed, known.register, known.position))
+    try:
+        return fold(feed)
+    except (FeedEmpty, SnapshotRefused):
+        return None
+    except (ChangeRefused, HistoryChanged, SequenceBroken):
+        return _fold_first(feed)
+
+
+def changes_since(feed: Feed, found: Folded | None) -> list[Change] | None:
+    """What *feed* holds after what was *found* in it, applied there too; None if that cannot be
+    told.
+    """
+    if found is None or not found.whole:
+        return None
+    changes: list[Change] = []
+    position, complete = found.position, False
+    with contextlib.suppress(ChangeRefused, HistoryChanged, SequenceBroken):
+        while not complete:
+            batch = feed.read(found.register.revision, position, 0.0)
+            found.register.apply(batch.changes)
+            changes += batch.changes
+            position, complete = batch.position, batch.complete
+    return changes if complete else None
+
+
 def _fold(feed: Feed) -> Folded:
     before = feed.load()
     register = Register(before)
     return Folded(before, register, _apply_all(feed, register, before.position))
+
+
+def _fold_first(feed: Feed) -> Folded:
+    """The snapshot of *feed*, and its changes up to the one that cannot be read."""
+    before = feed.load()
+    register = Register(before)
+    with contextlib.suppress(ChangeRefused, HistoryChanged, SequenceBroken):
+        _apply_all(feed, register, before.position)
+    return Folded(before, register, before.position, whole=False)
 
 
 def _apply_all(feed: Feed, register: Register, position: str) -> str:
@@ -64,52 +113,92 @@ def _apply_all(feed: Feed, register: Register, position: str) -> str:
 
 
 def first_snapshot(
-    feed: Feed, keys: BitMap, revision: Revision, position: str, *, accept_shrink: bool
-) -> Snapshot:
-    """The snapshot that begins the generation of *revision*.
+    feed: Feed,
+    found: Folded | None,
+    keys: BitMap,
+    revision: Revision,
+    position: str,
+    terms: Terms,
+) -> tuple[Snapshot, tuple[Change, ...]]:
+    """The snapshot that begins the generation of *revision*, in place of what was *found* in
+    *feed*, and the choices that outweigh the source: the generation's first changes, which alter
+    nothing in that snapshot, but have to be known when the next source is loaded.
 
-    It holds *keys*, and what no source of them tells but *feed* knows: that answers are suspended,
-    and which numbers are one person's; all of these are opted out if one is.
+    It holds *keys*, and what no source of them tells but the feed knows: the choices since, that
+    answers are suspended, and which numbers are one person's.
 
-    Raises SnapshotRefused if *keys* is empty, or, unless *accept_shrink*, far smaller than the
-    register that *feed* holds.
+    Raises SnapshotRefused if *keys* is empty or what `settle` and *terms* do not accept, and what
+    `Feed.retained` raises.
     """
-    if not keys:
-        raise SnapshotRefused(
-            "There is no opt-out to load, and an empty register would clear everybody; check the "
-            "source.",
-            reason="SNAPSHOT_EMPTY",
-        )
-    register = _in_place(feed)
-    if register is None:
-        return Snapshot(revision, position, now(), keys, shrink_accepted=accept_shrink)
-    in_place = register.snapshot(position, now())
-    out = [group for group in in_place.links if any(key in keys for key in group)]
+    settled, register = settle_with(feed, found, keys, terms)
     snapshot = replace(
-        in_place,
+        register,
         revision=revision,
-        keys=keys | BitMap([key for group in out for key in group]),
-        shrink_accepted=accept_shrink,
+        position=position,
+        keys=settled.keys,
+        shrink_accepted=terms.accept_jump or terms.jump_max > JUMP_MAX,
     )
-    refuse_shrunken(snapshot, len(register), SHRINK_MAX)
-    return snapshot
+    return snapshot, settled.standing
 
 
-def _in_place(feed: Feed) -> Register | None:
-    """The register that *feed* holds, as far as it can be read: a load mends what is broken."""
+def settle_with(
+    feed: Feed, found: Folded | None, keys: BitMap, terms: Terms
+) -> tuple[Settled, Snapshot]:
+    """What would come of a source of *keys* now, and the register that was *found* in *feed*.
+
+    Raises what `settle` and `Feed.retained` raise.
+    """
+    if found is None:
+        in_place = _without_snapshot(feed)
+        return settle(keys, terms, in_place, feed.retained(None)), in_place.register
+    before, generation = found.before, found.before.revision.generation
+    retained = feed.retained(generation)
+    if found.whole:  # what has come since is not settled here, but carried over, in its order
+        reached = found.register.revision.seq
+        retained = (change for change in retained if change is None or change.seq <= reached)
+    else:
+        _apply_readable(found.register, feed.retained(generation), found.register.revision.seq)
+    began_ms = _unix_ms(before.created_at) if before.revision.seq == 0 else None
+    register = found.register.snapshot(found.position, now())
+    in_place = InPlace(register, began_ms, found.whole)
+    return settle(keys, terms, in_place, retained), register
+
+
+def _without_snapshot(feed: Feed) -> InPlace:
+    """What the changes alone tell. In full only where nothing was ever loaded: there are none."""
+    register = Register(Snapshot(Revision("none", 0), "none", now(), BitMap()))
+    _apply_readable(register, feed.retained(None), 0)
+    whole = register.revision.seq == 0 and _was_never_loaded(feed)
+    return InPlace(register.snapshot("none", now()), whole=whole)
+
+
+def _was_never_loaded(feed: Feed) -> bool:
     try:
-        return fold(feed).register
-    except (FeedEmpty, SnapshotRefused):
-        return None
-    except (ChangeRefused, HistoryChanged, SequenceBroken):
-        snapshot = feed.load()
-        register = Register(snapshot)
-        with contextlib.suppress(ChangeRefused, HistoryChanged, SequenceBroken):
-            _apply_all(feed, register, snapshot.position)
-        return register
+        feed.load()
+    except (FeedEmpty, SnapshotRefused) as error:
+        return isinstance(error, FeedEmpty)
+    return False
+
+
+def _apply_readable(register: Register, retained: Iterable[Change | None], after: int) -> None:
+    """Apply those with a number over *after*, and step over what cannot be read: whose register is
+    replaced must not lose what follows it.
+    """
+    for change in retained:
+        if change is not None and change.seq > after:
+            register.apply([replace(change, seq=register.revision.seq + 1)])
 
 
 def now() -> str:
     """The present moment, RFC 3339, UTC."""
     moment = dt.datetime.now(dt.UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _unix_ms(created_at: str) -> int | None:
+    """The moment in a snapshot's header; None if it is none, as that of a foreign writer may be."""
+    with contextlib.suppress(ValueError, OverflowError):
+        moment = dt.datetime.fromisoformat(created_at)
+        if moment.tzinfo is not None:
+            return int(moment.timestamp() * 1000)
+    return None

@@ -1,67 +1,55 @@
-"""The writing side of a Redis feed. Every write is one atomic step on the server: a Lua script or a
-transaction, so that writers, snapshots and loads may run at once and be killed anywhere.
+"""The writing side of a Redis feed. Every write is one atomic step on the server, as
+`ndoo.publish.scripts` has them, so that writers, snapshots and loads may run at once and be killed
+anywhere.
 
-Nothing is retried after it was sent: whether it was recorded is then unknown, and sending it again
-could record it twice. The caller is told so.
+Nothing is retried after it was sent: whether it was recorded is then unknown. The caller is told,
+and may send it again if it gave it an id.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 from pyroaring import BitMap
-from redis.client import Pipeline
-from redis.exceptions import RedisError, ResponseError, WatchError
+from redis.exceptions import RedisError, ResponseError
 
 from ndoo.errors import FeedUnavailable
+from ndoo.feed.connection import cause_of
 from ndoo.feed.feed import HistoryChanged, nothing_loaded
-from ndoo.feed.redis import START, Keys, RedisFeed, cause_of, connect
+from ndoo.feed.master import Master
+from ndoo.feed.redis import START, Entry, Keys, RedisFeed
 from ndoo.feed.url import PREFIX, RedisUrl
-from ndoo.publish.fold import Folded, first_snapshot, fold
+from ndoo.publish import scripts
+from ndoo.publish.fold import Folded, first_snapshot, fold, fold_readable
+from ndoo.publish.publisher import CHANGES_PER_STEP_MAX, HeadMoved, Unconfirmed, refuse_long_step
+from ndoo.publish.request import KEPT_S, check_request_id, refuse_changed, refuse_other
+from ndoo.publish.source import PLAIN, Terms
 from ndoo.register import snapshot as snapshots
-from ndoo.register.changes import Change, encode
+from ndoo.register.changes import Change, encode, encode_recorded
 from ndoo.register.snapshot import Packed, Snapshot
 from ndoo.revision import Revision, new_generation
 
-CHANGES_PER_SCRIPT_MAX = 2000
-_LOAD_TRIES_MAX = 5
-"""So that other clients of the server wait some milliseconds at most."""
-
 ANSWER_S_MAX = 30.0
-
-_APPEND = """
-local generation, seq = unpack(redis.call('HMGET', KEYS[1], 'generation', 'seq'))
-if not generation or not seq then return false end
-seq = tonumber(seq)
-local at = 1
-while at <= #ARGV do
-  local size = tonumber(ARGV[at])
-  local entry = {'seq', string.format('%.0f', seq + 1)}
-  for i = at + 1, at + size do entry[#entry + 1] = ARGV[i] end
-  redis.call('XADD', KEYS[2], '*', unpack(entry))
-  seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
-  at = at + size + 1
-end
-return {generation, string.format('%.0f', seq)}
+CARRIED_MAX = 2000
+"""So many changes that came while a load was prepared are carried over in its one step; were there
+more it looks again, and carries twice as many the next time, so that it ends however busy the
+writers are.
 """
 
-# Entries are trimmed by how many are to stay rather than by id, which comes to the same where
-# sequence numbers are dense, because XTRIM MINID of Redis 6.2.5 and before can empty a stream.
-_SNAPSHOT = """
-local generation, seq, header, register, links, position, folded = unpack(ARGV)
-local old = cjson.decode(redis.call('HGET', KEYS[1], 'header') or '{}')
-if old.generation ~= generation or redis.call('HGET', KEYS[2], 'generation') ~= generation then
-  return 'OTHER_GENERATION'
-end
-if old.seq > tonumber(seq) then return 'NEWER' end
-redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'header', header, 'register', register, 'links', links)
-local since = #redis.call('XRANGE', KEYS[3], '(' .. position, '+')
-redis.call('XTRIM', KEYS[3], 'MAXLEN', '=', 1 + tonumber(folded) + since)
-return 'OK'
-"""
+_LOAD_ROUNDS_MAX = 8
+_STAGED_S = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class _Tip:
+    """Where a history was when it was looked at, as the server tells it; empty if there is none."""
+
+    generation: str
+    seq: str
+    position: str
 
 
 class RedisPublisher:
@@ -70,56 +58,48 @@ class RedisPublisher:
     def __init__(self, url: RedisUrl, prefix: str = PREFIX) -> None:
         self._url = url
         self._keys = Keys.of(prefix)
+        self._requests = f"{{{prefix}}}:request:"
         self._feed = RedisFeed(url, prefix)
-        self._client = connect(url, ANSWER_S_MAX)
-        self._append = self._client.register_script(_APPEND)
-        self._replace_snapshot = self._client.register_script(_SNAPSHOT)
+        self._master = Master(url, prefix)
+        self._client = self._master.connect(ANSWER_S_MAX)
+        self._append = self._client.register_script(scripts.APPEND)
+        self._replace_snapshot = self._client.register_script(scripts.SNAPSHOT)
+        self._replace_all = self._client.register_script(scripts.LOAD)
 
     @property
     def name(self) -> str:
         return self._url.name
 
-    def append(self, changes: Sequence[Change]) -> Revision:
-        arguments = [_arguments(change) for change in changes]
+    def append(
+        self, changes: Sequence[Change], *, request_id: str = "", after: Revision | None = None
+    ) -> Revision:
+        check_request_id(request_id)
+        refuse_long_step(changes, after)
+        encoded = [encode(change) for change in changes]
         self._connect()
-        revision = self._append_block(arguments[:CHANGES_PER_SCRIPT_MAX], 0)
-        for done in range(CHANGES_PER_SCRIPT_MAX, len(changes), CHANGES_PER_SCRIPT_MAX):
-            revision = self._append_block(arguments[done : done + CHANGES_PER_SCRIPT_MAX], done)
+        revision = self._append_block(encoded, 0, request_id, after)
+        for done in range(CHANGES_PER_STEP_MAX, len(changes), CHANGES_PER_STEP_MAX):
+            revision = self._append_block(encoded, done, request_id, None)
         return revision
 
-    def load(self, keys: BitMap, *, accept_shrink: bool = False) -> Revision:
-        revision = Revision(new_generation(), 0)
+    def load(self, keys: BitMap, terms: Terms = PLAIN) -> Revision:
         self._connect()
-        with (
-            self._errors("whether the register was loaded"),
-            self._client.pipeline(transaction=True) as pipeline,
-        ):
-            for _ in range(_LOAD_TRIES_MAX):
-                # What is in place decides about the new register, and must not change meanwhile.
-                pipeline.watch(self._keys.head)  # type: ignore[no-untyped-call]
-                snapshot = first_snapshot(
-                    self._feed, keys, revision, START, accept_shrink=accept_shrink
-                )
-                if self._switch(pipeline, snapshots.pack(snapshot), revision):
-                    return revision
+        found: Folded | None = None
+        for tries in range(_LOAD_ROUNDS_MAX):
+            revision = Revision(new_generation(), 0)
+            tip = self._tip()
+            found = fold_readable(self._feed, found)
+            if found is not None and found.whole:
+                old = found.register.revision
+                tip = _Tip(old.generation, str(old.seq), found.position)
+            with contextlib.suppress(HistoryChanged):  # somebody else loaded meanwhile
+                snapshot, first = first_snapshot(self._feed, found, keys, revision, START, terms)
+                if self._switch(snapshot, first, tip, CARRIED_MAX << tries):
+                    return Revision(revision.generation, len(first))
         raise FeedUnavailable(
-            f"{self.name} was written to all the while; nothing was loaded. Try again when the "
-            "other writers rest."
+            f"{self.name} is written to faster than it can be read; nothing was loaded. Try again "
+            "when the other writers rest."
         )
-
-    def _switch(self, pipeline: Pipeline, packed: Packed, revision: Revision) -> bool:
-        """Put the new generation in place, unless the head moved since it was watched."""
-        pipeline.multi()
-        pipeline.delete(self._keys.snapshot, self._keys.changes, self._keys.head)
-        pipeline.hset(self._keys.snapshot, mapping=_fields(packed))
-        pipeline.hset(
-            self._keys.head, mapping={"generation": revision.generation, "seq": revision.seq}
-        )
-        try:
-            pipeline.execute()
-        except WatchError:
-            return False
-        return True
 
     def snapshot(self) -> Snapshot:
         folded = fold(self._feed)
@@ -127,6 +107,8 @@ class RedisPublisher:
         outcome = self._put(folded, snapshot)
         if outcome == b"NEWER":  # another writer was faster, and its snapshot holds all of ours
             return self._feed.load()
+        if outcome == b"REWRITTEN":
+            raise HistoryChanged("The feed's history was rewritten.", reason="REWRITTEN")
         if outcome != b"OK":
             raise HistoryChanged(
                 "Another register was loaded meanwhile; take the snapshot again.",
@@ -137,24 +119,95 @@ class RedisPublisher:
     def close(self) -> None:
         self._feed.close()
         self._client.close()
+        self._master.close()
 
-    def _append_block(self, block: Sequence[Sequence[str]], done: int) -> Revision:
-        before = f" (the {done:,} before them were)" if done else ""
-        with self._errors(f"whether {len(block):,} changes were recorded{before}"):
-            reply = self._append(
-                keys=[self._keys.head, self._keys.changes],
-                args=[argument for arguments in block for argument in arguments],
-            )
-        if reply is None:
+    def _append_block(
+        self,
+        encoded: Sequence[Mapping[str, str]],
+        done: int,
+        request_id: str,
+        after: Revision | None,
+    ) -> Revision:
+        """Append the block that begins with number *done*, unless it was, in one step."""
+        block = encoded[done : done + CHANGES_PER_STEP_MAX]
+        keys = [self._keys.head, self._keys.changes]
+        if request_id:
+            keys.append(f"{self._requests}{request_id}/{done // CHANGES_PER_STEP_MAX}")
+        head = f"{after.generation} {after.seq}" if after else ""
+        texts = [text for change in block for text in _arguments(change)]
+        try:
+            outcome, *told = self._append(keys=keys, args=[head, len(encoded), KEPT_S, *texts])
+        except (RedisError, OSError) as error:
+            raise self._failed_append(error, len(block), done) from None
+        if outcome == b"EMPTY":
             raise nothing_loaded(self.name)
-        generation, seq = reply
-        return Revision(generation.decode(), int(seq))
+        if outcome == b"MOVED":
+            raise HeadMoved("Something else was recorded first, so nothing was.")
+        generation, _, last, count, first_id = told[0].decode().split(" ")
+        if outcome == b"KNOWN":
+            refuse_other(
+                request_id,
+                count=len(encoded),
+                known_count=int(count),
+                same_generation=generation == self._tip().generation,
+            )
+            self._refuse_changed(request_id, first_id, block)
+        return Revision(generation, int(last))
+
+    def _refuse_changed(
+        self, request_id: str, first_id: str, block: Sequence[Mapping[str, str]]
+    ) -> None:
+        """Raise RequestRefused if the entries from *first_id* on, where they are still held, are
+        not those of *block*.
+        """
+        with self._errors():
+            found = self._client.xrange(self._keys.changes, min=first_id, count=len(block) or 1)
+        entries = cast("Sequence[Entry]", found)
+        if entries and entries[0][0] == first_id.encode():
+            for (_, flat), now in zip(entries, block):
+                known = dict(zip(map(_text, flat[::2]), map(_text, flat[1::2])))
+                refuse_changed(request_id, known, now)
+
+    def _tip(self) -> _Tip:
+        with self._errors():
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.hmget(self._keys.head, ["generation", "seq"])
+            pipeline.xrevrange(self._keys.changes, count=1)
+            (generation, seq), newest = pipeline.execute()
+        position = newest[0][0].decode() if newest else START
+        return _Tip(_text(generation), _text(seq), position)
+
+    def _switch(
+        self, snapshot: Snapshot, changes: Sequence[Change], tip: _Tip, carried_max: int
+    ) -> bool:
+        """Put the generation that begins with *snapshot* and *changes* in place of the one that was
+        looked at up to *tip*, with what came after it; or nothing, if that is too much.
+        """
+        packed = snapshots.pack(snapshot)
+        generation = snapshot.revision.generation
+        keys = [self._keys.snapshot, self._keys.head, self._keys.changes]
+        staged = [f"{key}:{generation}" for key in (self._keys.snapshot, self._keys.changes)]
+        self._stage(staged[1], changes)
+        new: list[Any] = [generation, *_fields(packed).values(), len(changes)]
+        old: list[Any] = [tip.generation, tip.seq, tip.position, carried_max]
+        with self._errors(" It is unknown whether the register was loaded."):
+            outcome = self._replace_all(keys=[*keys, *staged], args=[*new, *old, _STAGED_S])
+        return bool(outcome == b"OK")
+
+    def _stage(self, key: str, changes: Sequence[Change]) -> None:
+        """Lay *changes* ready under *key*, which goes away by itself if nobody takes it."""
+        for done in range(0, len(changes), CHANGES_PER_STEP_MAX):
+            with self._errors(), self._client.pipeline(transaction=True) as pipeline:
+                for seq, change in enumerate(changes[done : done + CHANGES_PER_STEP_MAX], done + 1):
+                    pipeline.xadd(key, dict[Any, Any]({"seq": str(seq), **encode_recorded(change)}))
+                pipeline.expire(key, _STAGED_S)
+                pipeline.execute()
 
     def _put(self, folded: Folded, snapshot: Snapshot) -> bytes:
         packed = snapshots.pack(snapshot)
         revision = snapshot.revision
         self._connect()
-        with self._errors("whether the snapshot was taken"):
+        with self._errors(" It is unknown whether the snapshot was taken."):
             outcome: bytes = self._replace_snapshot(
                 keys=[self._keys.snapshot, self._keys.head, self._keys.changes],
                 args=[
@@ -170,28 +223,42 @@ class RedisPublisher:
         try:
             self._client.ping()
         except (RedisError, OSError) as error:
-            raise FeedUnavailable(
-                f"{self.name} cannot be written: {cause_of(error)}. Nothing was sent."
-            ) from None
+            raise FeedUnavailable(f"{self._sentence(error)} Nothing was sent.") from None
 
     @contextlib.contextmanager
-    def _errors(self, doubt: str) -> Iterator[None]:
-        """Raises FeedUnavailable for every error of the client. Its own text is never shown: it can
-        hold the command, and so NHS numbers.
-        """
+    def _errors(self, doubt: str = "") -> Iterator[None]:
+        """Raises FeedUnavailable for every error of the client."""
         try:
             yield
         except (RedisError, OSError) as error:
-            # A refusal comes before the first write of a script or transaction.
-            unknown = "" if isinstance(error, ResponseError) else f" It is unknown {doubt}."
-            raise FeedUnavailable(
-                f"{self.name} cannot be written: {cause_of(error)}.{unknown}"
-            ) from None
+            unknown = "" if isinstance(error, ResponseError) else doubt
+            raise FeedUnavailable(self._sentence(error) + unknown) from None
+
+    def _failed_append(self, error: Exception, count: int, done: int) -> FeedUnavailable:
+        """What to raise when *error* came of the step with *count* changes after *done* others."""
+        before = f" (the {done:,} before them were)" if done else ""
+        if not isinstance(error, ResponseError):
+            doubt = f" It is unknown whether {count:,} changes were recorded{before}."
+            return Unconfirmed(self._sentence(error) + doubt)
+        # A refusal comes before the first write of a step.
+        if done:
+            return Unconfirmed(
+                f"{self._sentence(error)} {count:,} changes were not recorded{before}."
+            )
+        return FeedUnavailable(self._sentence(error))
+
+    def _sentence(self, error: Exception) -> str:
+        """Never the error's own words: they can hold the command, and so NHS numbers."""
+        return f"{self.name} cannot be written: {cause_of(error)}."
 
 
-def _arguments(change: Change) -> list[str]:
-    fields = [text for pair in encode(change).items() for text in pair]
+def _arguments(encoded: Mapping[str, str]) -> list[str]:
+    fields = [text for pair in encoded.items() for text in pair]
     return [str(len(fields)), *fields]
+
+
+def _text(raw: bytes | None) -> str:
+    return (raw or b"").decode("utf-8", "surrogateescape")
 
 
 def _fields(packed: Packed) -> Mapping[Any, bytes]:

@@ -214,6 +214,24 @@ def count_opted_out(pages, detail):
     return total
 
 
+@nb.njit(nb.uint64(_PAGES, _BYTES, nb.uint32[::1]), nogil=True, cache=True)
+def list_opted_out(pages, detail, out):
+    """Write the opted-out keys to *out*, ascending, as many as fit; return how many there are."""
+    total = uint64(0)
+    for page in range(uint64(len(pages))):
+        slot = uint64(pages[page])
+        if slot != uint64(1):
+            for i in range(uint64(8192)):
+                out_bits = uint64(~detail[(slot << uint64(13)) + i] & uint8(255))
+                while out_bits != uint64(0):
+                    if total < uint64(len(out)):
+                        low = (i << uint64(3)) | count_trailing_zeros(out_bits)
+                        out[total] = uint32((page << uint64(16)) | low)
+                    total += uint64(1)
+                    out_bits &= out_bits - uint64(1)
+    return total
+
+
 def words_for(count: int) -> int:
     """How many 64-bit words hold *count* bits."""
     return (count + 63) // 64

@@ -7,7 +7,9 @@ person's choice, and holds for all. (Merging errs towards opted out; after it th
 wins, operational policy section 3.)
 
 A batch is worked out beside the register first and committed at the end, so a batch that is refused
-leaves no trace.
+leaves no trace. Besides what it changed in the end, each flip on the way is told with the number of
+the change that made it: other replicas cut their batches elsewhere, and callers may ask for any
+revision between.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 from pyroaring import BitMap
 
 from ndoo.errors import SequenceBroken
@@ -29,18 +32,32 @@ Group = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Flips:
-    """What a batch changed in the end: the keys that became opted out, and those no longer so."""
+    """Between two revisions: the keys that became opted out, and those no longer so, ascending."""
 
     opted_out: Keys = field(repr=False)
     opted_in: Keys = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Applied(Flips):
+    """What a batch changed in the end, and each single flip on the way, in order.
+
+    *seqs* holds the number of the change that made a flip, *steps* twice its key, plus one if the
+    key became opted out. Each step is a true flip: the steps of one key alternate.
+    """
+
+    seqs: npt.NDArray[np.int64] = field(repr=False)
+    steps: npt.NDArray[np.uint32] = field(repr=False)
+
+
 @dataclass(slots=True, repr=False)
 class _Work:
-    """What a batch would do: final states by key, changed groups by key, suspension."""
+    """What a batch would do: net flips by key, every flip, changed groups by key, suspension."""
 
     suspended: bool
-    states: dict[int, bool] = field(default_factory=dict)
+    flipped: dict[int, bool] = field(default_factory=dict)
+    seqs: list[int] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
     groups: dict[int, Group] = field(default_factory=dict)
 
 
@@ -72,8 +89,12 @@ class Register:
         """All opted-out keys, ascending. A copy of 4 bytes a key."""
         return np.array(self._keys.to_array(), dtype=np.uint32)
 
-    def apply(self, changes: Sequence[Change]) -> Flips:
-        """Apply *changes* whole and say which keys flipped.
+    def person(self, key: int) -> Group:
+        """All numbers, ascending, of the person who has *key*."""
+        return self._groups.get(key) or (key,)
+
+    def apply(self, changes: Sequence[Change]) -> Applied:
+        """Apply *changes* whole and say which keys flipped, in the end and on the way.
 
         Raises SequenceBroken, with nothing applied, unless their sequence numbers go on from this
         register's by exactly one each: only that proves that nothing was lost.
@@ -109,11 +130,11 @@ class Register:
     def _work_out(self, change: Change, work: _Work) -> None:
         match change:
             case Change(kind=Kind.OPT_OUT, key=int(key)):
-                self._set(key, True, work)
+                self._set(key, True, change.seq, work)
             case Change(kind=Kind.OPT_IN, key=int(key)):
-                self._set(key, False, work)
+                self._set(key, False, change.seq, work)
             case Change(kind=Kind.SUPERSEDE, key=int(old), new_key=int(new)):
-                self._join(old, new, work)
+                self._join(old, new, change.seq, work)
             case Change(kind=Kind.SUSPEND):
                 work.suspended = True
             case Change(kind=Kind.RESUME):
@@ -123,36 +144,42 @@ class Register:
                     "a change of this shape cannot be applied, and none is passed over"
                 )
 
-    def _set(self, key: int, opted_out: bool, work: _Work) -> None:
+    def _set(self, key: int, opted_out: bool, seq: int, work: _Work) -> None:
         for alias in self._group(key, work):
-            work.states[alias] = opted_out
+            if self._is_opted_out(alias, work) != opted_out:
+                # Flips of a key alternate, so a second one takes the first back.
+                if work.flipped.pop(alias, None) is None:
+                    work.flipped[alias] = opted_out
+                work.seqs.append(seq)
+                work.steps.append(alias << 1 | opted_out)
 
-    def _join(self, old: int, new: int, work: _Work) -> None:
+    def _join(self, old: int, new: int, seq: int, work: _Work) -> None:
         group = tuple(sorted({*self._group(old, work), *self._group(new, work)}))
         for key in group:
             work.groups[key] = group
-        self._set(old, any(self._is_opted_out(key, work) for key in group), work)
+        self._set(old, any(self._is_opted_out(key, work) for key in group), seq, work)
 
     def _group(self, key: int, work: _Work) -> Group:
         return work.groups.get(key) or self._groups.get(key) or (key,)
 
     def _is_opted_out(self, key: int, work: _Work) -> bool:
-        state = work.states.get(key)
+        state = work.flipped.get(key)
         return key in self._keys if state is None else state
 
-    def _commit(self, work: _Work, count: int) -> Flips:
-        flipped = {key: out for key, out in work.states.items() if out != (key in self._keys)}
-        flips = Flips(
-            opted_out=_ascending([key for key, out in flipped.items() if out]),
-            opted_in=_ascending([key for key, out in flipped.items() if not out]),
-        )
+    def _commit(self, work: _Work, count: int) -> Applied:
         revision = Revision(self._revision.generation, self._revision.seq + count)
-        self._keys |= BitMap(flips.opted_out)
-        self._keys -= BitMap(flips.opted_in)
+        applied = Applied(
+            opted_out=_ascending([key for key, out in work.flipped.items() if out]),
+            opted_in=_ascending([key for key, out in work.flipped.items() if not out]),
+            seqs=np.array(work.seqs, dtype=np.int64),
+            steps=np.array(work.steps, dtype=np.uint32),
+        )
+        self._keys |= BitMap(applied.opted_out)
+        self._keys -= BitMap(applied.opted_in)
         self._groups.update({key: group for key, group in work.groups.items() if len(group) > 1})
         self._suspended = work.suspended
         self._revision = revision
-        return flips
+        return applied
 
     def _links(self) -> Links:
         return tuple(sorted(set(self._groups.values())))

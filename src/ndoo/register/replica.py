@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ndoo.errors import NotAnswering
+from ndoo.register.history import History
 from ndoo.register.view import View
 
 CLOCK_BACK_S_MAX = 60.0
@@ -31,11 +32,13 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One state of knowledge. *view* is the last verified register, None before the first.
+    """One state of knowledge. *view* is the last verified register, None before the first;
+    *history* leads back from it.
 
-    *as_of* is the last moment (Unix seconds) at which every change was known to be applied. *phase*
-    is what the follower is doing: LOADING, CATCHING_UP or LIVE. *trouble* says in one sentence why
-    it is not LIVE, or "".
+    *as_of* is the last moment (Unix seconds) at which every change was known to be applied, and
+    *era* counts how often the clock had been set back before: moments of another era cannot be
+    compared with it. *phase* is what the follower is doing: LOADING, CATCHING_UP or LIVE. *trouble*
+    says in one sentence why it is not LIVE, or "".
     """
 
     phase: Phase = Phase.LOADING
@@ -43,6 +46,13 @@ class State:
     as_of: float = 0.0
     suspended: bool = False
     trouble: str = "The register is being loaded."
+    history: History | None = None
+    era: int = 0
+
+    @property
+    def moment(self) -> tuple[int, float]:
+        """When every change was known to be applied: later ones are greater."""
+        return self.era, self.as_of
 
     @property
     def verified(self) -> View:
@@ -61,8 +71,10 @@ class Replica:
     def __init__(self, staleness_s_max: float) -> None:
         self._staleness_s_max = staleness_s_max
         self._state = State()
-        self._refused_as_of = math.nan  # refused once, refused for good, wherever the clock goes
-        self._latest_now = -math.inf  # since the last confirmation
+        self._too_old = (0, -math.inf)  # refused once, refused for good, wherever the clock goes
+        # Since the last confirmation:
+        self._latest_now = -math.inf
+        self._set_back = False
         self._listeners: tuple[Listener, ...] = ()
 
     @property
@@ -70,12 +82,22 @@ class Replica:
         return self._state
 
     def publish(self, state: State) -> None:
-        """Put *state* in place and tell the listeners. Called by the follower's thread alone."""
-        if state.as_of != self._state.as_of:
-            self._latest_now = -math.inf
-        self._state = state
+        """Put *state* in place and tell the listeners. Called by the follower's thread alone.
+
+        Raises the first of what listeners raised, when all of them have heard.
+        """
+        before, self._state = self._state, state
+        # Only now: the state before must not be judged by what is known of this one.
+        if state.moment != before.moment:
+            self._latest_now, self._set_back = -math.inf, False
+        faults: list[Exception] = []
         for listener in self._listeners:
-            listener(state)
+            try:
+                listener(state)
+            except Exception as fault:  # noqa: BLE001  (the others must hear of a suspension)
+                faults.append(fault)
+        if faults:
+            raise faults[0]
 
     def listen(self, listener: Listener) -> None:
         """Have *listener* called after each publication, in the publishing thread; it must not
@@ -114,14 +136,21 @@ class Replica:
                 reason="STALE",
             )
 
-    def _is_stale(self, state: State, now: float) -> bool:
-        # A clock set back makes what is old look young: until the feed confirms anew, its age is
-        # unknown.
-        if now < self._latest_now - CLOCK_BACK_S_MAX:
-            self._refused_as_of = self._state.as_of
+    def clock_was_set_back(self, now: float) -> bool:
+        """Whether the clock, at *now*, is or has been set back by more than CLOCK_BACK_S_MAX since
+        the last confirmation. What is old looks young then: until the feed confirms anew, in a new
+        era, the age of all that is known is unknown.
+        """
+        if now < max(self._latest_now, self._state.as_of) - CLOCK_BACK_S_MAX:
+            self._set_back = True
         elif now > self._latest_now:
             self._latest_now = now
-        if not -CLOCK_BACK_S_MAX <= now - state.as_of <= self._staleness_s_max:
-            self._refused_as_of = state.as_of
+        return self._set_back
+
+    def _is_stale(self, state: State, now: float) -> bool:
+        if self.clock_was_set_back(now) or state.era != self._state.era:
             return True
-        return state.as_of == self._refused_as_of
+        if not now - state.as_of <= self._staleness_s_max:
+            self._too_old = max(self._too_old, state.moment)
+            return True
+        return state.moment <= self._too_old

@@ -12,7 +12,7 @@ Format: https://github.com/RoaringBitmap/RoaringFormatSpec (32 bit).
 # Numba's cache of machine code is renewed when this file changes, whatever happens to the files
 # that it calls into. So these are written down, and tests/test_tidy.py compares:
 #   containers.py 9973490e295698b9
-#   kernel.py 084b19529d55fc5c
+#   kernel.py a59f97f357650422
 
 from __future__ import annotations
 

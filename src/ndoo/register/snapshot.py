@@ -8,9 +8,11 @@ A snapshot is a JSON header and two blocks of bytes:
 
 The header holds `format`, `generation`, `seq`, `stream_id` (the feed's own name for the position
 that the register includes), `count`, `sha256` and `created_at`, and optionally `links_sha256`,
-`suspended` and `shrink_accepted`. Reading verifies all of it, and refuses with a reason whatever is
-damaged, truncated, empty, or not what its header says: a half-read register would clear people
-wrongly.
+`suspended`, `shrink_accepted` and `header_sha256`. The last is over the other fields, as JSON in
+ASCII with sorted names and without spaces: a digit of `seq` that flips on the way would otherwise
+be noticed by nobody but the changes that do not fit. Reading verifies all of it, and refuses with a
+reason whatever is damaged, truncated, empty, or not what its header says: a half-read register
+would clear people wrongly.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ REGISTER_BYTES_MAX = 512 * 1024 * 1024
 """Far over any register of people (10^8 random keys take 200 MB), far under what would hurt to
 hash.
 """
+
+LINKS_BYTES_MAX = 32 * 1024 * 1024
+"""4 million people who got a new number, in some 600 MB of memory once they are read."""
 
 Links = tuple[tuple[int, ...], ...]
 """Groups of keys that belong to one person each, every group ascending and of two keys or more."""
@@ -82,6 +87,7 @@ def pack(snapshot: Snapshot) -> Packed:
         "suspended": snapshot.suspended,
         "shrink_accepted": snapshot.shrink_accepted,
     }
+    header["header_sha256"] = _header_digest(header)
     packed = Packed(json.dumps(header, separators=(",", ":")).encode(), register, links)
     unpack(packed)
     return packed
@@ -117,7 +123,7 @@ def refuse_shrunken(new: Snapshot, current_count: int, shrink_max: float) -> Non
         raise SnapshotRefused(
             f"The new snapshot holds {len(new.keys):,} opt-outs, and {current_count:,} are in use: "
             f"{lost / current_count:.1%} fewer, over the accepted {shrink_max:.1%}. If that is "
-            "right, load it again with --accept-shrink.",
+            "right, load it again with --accept-jump.",
             reason="SNAPSHOT_SHRUNKEN",
         )
 
@@ -125,13 +131,21 @@ def refuse_shrunken(new: Snapshot, current_count: int, shrink_max: float) -> Non
 def _read_header(raw: bytes) -> Mapping[str, Any]:
     try:
         header = json.loads(raw) if len(raw) <= HEADER_BYTES_MAX else None
+        digest = _header_digest(header) if isinstance(header, dict) else ""
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise _refused("HEADER", "has a header that is not a JSON object")
     if _integer(header, "format") != FORMAT:
         raise _refused("FORMAT", f"is not of format {FORMAT}, the one this version reads")
+    if header.get("header_sha256", digest) != digest:
+        raise _refused("DIGEST", "has a header that does not match its SHA-256: it is damaged")
     return header
+
+
+def _header_digest(header: Mapping[str, Any]) -> str:
+    others = {name: value for name, value in header.items() if name != "header_sha256"}
+    return _digest(json.dumps(others, sort_keys=True, separators=(",", ":")).encode())
 
 
 def _revision(header: Mapping[str, Any]) -> Revision:
@@ -188,6 +202,8 @@ def _pack_links(links: Iterable[tuple[int, ...]]) -> bytes:
 
 
 def _read_links(raw: bytes, header: Mapping[str, Any]) -> Links:
+    if len(raw) > LINKS_BYTES_MAX:
+        raise _refused("TOO_LARGE", f"has links of more than {LINKS_BYTES_MAX:,} bytes")
     if _digest(raw) != header.get("links_sha256", _digest(b"")):
         raise _refused("DIGEST", "does not match its SHA-256: its links are damaged or missing")
     if len(raw) % 8:

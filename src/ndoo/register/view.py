@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ndoo import nhs_number
 from ndoo.nhs_number import KEY_MAX, Keys, Numbers
 from ndoo.register import kernel, sets
+from ndoo.register.digest import digest_of
 from ndoo.register.register import Flips
 from ndoo.revision import Revision
 
@@ -76,7 +77,9 @@ class Answers:
 class View:
     """The register at one revision, for reading, from any thread."""
 
-    __slots__ = ("__weakref__", "_arena", "_pages", "epoch", "opt_outs", "revision", "token")
+    __slots__ = (
+        "__weakref__", "_arena", "_digest", "_pages", "epoch", "opt_outs", "revision", "token"
+    )  # fmt: skip
 
     def __init__(
         self, arena: _Arena, pages: npt.NDArray[np.uint32], opt_outs: int, revision: Revision
@@ -87,6 +90,7 @@ class View:
         self.opt_outs = opt_outs
         self.revision = revision
         self.token = revision.token
+        self._digest: bytes | None = None
         self.epoch = arena.admit(self)
 
     @classmethod
@@ -101,8 +105,7 @@ class View:
         pages[used] = arena.take(len(used))
         arena.write_all_cleared(pages[used])
         arena.mark(keys, True, pages)
-        if arena.count_opted_out(pages) != len(keys):
-            raise RuntimeError("the look-up tables do not hold every opt-out")
+        arena.prove_count(pages, len(keys))
         return cls(arena, pages, len(keys), revision)
 
     def with_flips(self, flips: Flips, revision: Revision) -> View:
@@ -112,8 +115,7 @@ class View:
         """
         if not self._arena.is_newest(self):
             raise RuntimeError("only the newest view can be continued")
-        opt_outs = self.opt_outs + len(flips.opted_out) - len(flips.opted_in)
-        touched = np.unique(np.concatenate([flips.opted_out, flips.opted_in]) >> kernel.PAGE_BITS)
+        opt_outs, touched = self._after(flips)
         if not self._arena.has_room(len(touched)):
             return self._moved(len(touched)).with_flips(flips, revision)
         pages = self._pages.copy()
@@ -124,6 +126,20 @@ class View:
         # Last, so that a failure on the way leaves this view the newest and all its pages its own.
         self._arena.retire(self._pages[touched], last_epoch=self.epoch)
         return view
+
+    def rewound(self, flips: Flips, revision: Revision) -> View:
+        """The view at an earlier *revision*, which *flips* lead back to, from any thread.
+
+        It is a copy in memory of its own: it shares nothing with the line of views that goes on,
+        which neither waits for it nor keeps pages for it. Raises RuntimeError if its tables,
+        counted back, do not hold every opt-out.
+        """
+        opt_outs, touched = self._after(flips)
+        arena, pages = self._copied(also=touched)
+        arena.mark(flips.opted_out, True, pages)
+        arena.mark(flips.opted_in, False, pages)
+        arena.prove_count(pages, opt_outs)
+        return View(arena, pages, opt_outs, revision)
 
     def check(self, number: int | None) -> Verdict:
         """The verdict on one number as an integer; None stands for what was not ten digits."""
@@ -155,6 +171,29 @@ class View:
         """
         return sets.check_set(data, self._pages, self._arena.detail)
 
+    def keys(self) -> Keys:
+        """All opted-out keys, ascending, read from the very tables that answer checks.
+
+        Takes some tens of milliseconds, without the GIL. Raises RuntimeError if the tables do not
+        hold as many as they should.
+        """
+        keys = np.empty(self.opt_outs, dtype=np.uint32)
+        if kernel.list_opted_out(self._pages, self._arena.detail, keys) != self.opt_outs:
+            raise RuntimeError("the look-up tables do not hold every opt-out")
+        return keys
+
+    def digest(self) -> bytes:
+        """The digest of `keys`, worked out once; see there for what it costs."""
+        if self._digest is None:
+            self._digest = digest_of(self.keys())
+        return self._digest
+
+    def _after(self, flips: Flips) -> tuple[int, npt.NDArray[np.uint32]]:
+        """How many are opted out after *flips*, and which pages those touch."""
+        opt_outs = self.opt_outs + len(flips.opted_out) - len(flips.opted_in)
+        both = np.concatenate([flips.opted_out, flips.opted_in])
+        return opt_outs, np.unique(both >> kernel.PAGE_BITS)
+
     def _may_clear(self, key: int) -> bool:
         slot = int(self._pages[key >> kernel.PAGE_BITS])
         byte = self._arena.detail[slot * kernel.DETAIL_BYTES + (key % kernel.PAGE_KEYS) // 8]
@@ -165,11 +204,21 @@ class View:
 
         What to do when old views hold too many slots, or a batch touches more pages than are free.
         """
-        used = np.flatnonzero(self._pages != ALL_CLEARED)
+        arena, pages = self._copied(slots_to_come)
+        return View(arena, pages, self.opt_outs, self.revision)
+
+    def _copied(
+        self, slots_to_come: int = 0, also: npt.NDArray[np.uint32] | None = None
+    ) -> tuple[_Arena, npt.NDArray[np.uint32]]:
+        """The pages in use, and *also* these, copied to an arena with room for *slots_to_come*."""
+        is_used = self._pages != ALL_CLEARED
+        if also is not None:
+            is_used[also] = True
+        used = np.flatnonzero(is_used)
         arena = _Arena(len(used) + slots_to_come)
         pages = np.full(PAGES, ALL_CLEARED, dtype=np.uint32)
         pages[used] = arena.copy_from(self._arena, self._pages[used])
-        return View(arena, pages, self.opt_outs, self.revision)
+        return arena, pages
 
 
 class _Arena:
@@ -235,8 +284,10 @@ class _Arena:
     def mark(self, keys: Keys, opted_out: bool, pages: npt.NDArray[np.uint32]) -> None:
         kernel.mark(keys, opted_out, pages, self.summary, self.detail)
 
-    def count_opted_out(self, pages: npt.NDArray[np.uint32]) -> int:
-        return int(kernel.count_opted_out(pages, self.detail))
+    def prove_count(self, pages: npt.NDArray[np.uint32], opt_outs: int) -> None:
+        """Raise RuntimeError unless *opt_outs* are opted out, counted from the tables."""
+        if kernel.count_opted_out(pages, self.detail) != opt_outs:
+            raise RuntimeError("the look-up tables do not hold every opt-out")
 
     def _reclaim(self) -> None:
         """Take back the retired slots that no living view uses, whatever older views are held."""

@@ -7,6 +7,7 @@ concern. A method that cannot answer raises an error of the house and has then s
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
@@ -14,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from ndoo import nhs_number
-from ndoo.errors import NotAnswering
 from ndoo.register.replica import Phase, Replica, State
 from ndoo.register.sets import SetAnswers
 from ndoo.register.view import Answers, Counted, Verdict, View
 from ndoo.server import wire
 from ndoo.server.freshness import Freshness
 from ndoo.server.limits import Limits
+from ndoo.server.past import Flights, Past
 from ndoo.v1 import check_pb2
 
 _VERDICTS = {
@@ -129,8 +130,9 @@ class Service:
         self._executor = executor
         self._version = version
         self._clock = clock
-        self._freshness = Freshness(replica, clock)
-        self._revision_of: tuple[State, check_pb2.Revision] | None = None
+        self._freshness = Freshness(replica, Past(executor), clock)
+        self._digests: Flights[bytes] = Flights()
+        self._revision_of: tuple[str, float, check_pb2.Revision] = ("", 0.0, check_pb2.Revision())
 
     async def check(self, message: bytes, time_remaining_s: float | None) -> bytes:
         request = wire.read_check(message)
@@ -150,7 +152,7 @@ class Service:
             request.at_least_as_fresh, request.exactly_at, time_remaining_s
         )
         answers = await self._answer(request.is_small, request.answer, state.verified)
-        self._refuse_if_stopped(state)
+        self._freshness.refuse_if_stopped(state)
         self._tally.count_answers("BatchCheck", answers)
         return check_pb2.BatchCheckResponse(
             cleared=answers.cleared,
@@ -184,20 +186,26 @@ class Service:
                 )
             answers: Answers | SetAnswers
             answers = await self._answer(request.is_small, request.answer, state.verified)
-            self._refuse_if_stopped(state)
+            self._freshness.refuse_if_stopped(state)
             response = method.chunk(answers, totals.count, self._revision(state))
             totals.add(answers)
             self._tally.count_answers(method.rpc, answers)
             yield response
         state = state or self._freshness.newest()
-        self._refuse_if_stopped(state)
+        self._freshness.refuse_if_stopped(state)
         yield method.summary(
             check_pb2.Summary(counts=_counts(totals), revision=self._revision(state))
         )
 
-    async def get_register(self, _message: bytes, _time_remaining_s: float | None) -> bytes:
+    async def get_register(self, message: bytes, time_remaining_s: float | None) -> bytes:
+        request = wire.read_register(message)
         state = self._replica.state
+        if request.exactly_at:
+            state = await self._freshness.state_for("", request.exactly_at, time_remaining_s)
         view = state.view
+        digest = b""
+        if view and request.with_digest:
+            digest = await self._digests.do(view, functools.partial(self._digest, view))
         return check_pb2.GetRegisterResponse(
             phase=_PHASES[self._replica.phase(self._clock())],
             revision=self._revision(state) if view else check_pb2.Revision(),
@@ -208,7 +216,11 @@ class Service:
                 streams=self._limits.streams,
             ),
             version=self._version,
+            digest=digest,
         ).SerializeToString()
+
+    async def _digest(self, view: View) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, view.digest)
 
     async def _answer(self, is_small: bool, answer: Callable[[View], A], view: View) -> A:
         """Small questions are answered here and now, others in a thread, which takes no GIL."""
@@ -216,18 +228,15 @@ class Service:
             return answer(view)
         return await asyncio.get_running_loop().run_in_executor(self._executor, answer, view)
 
-    def _refuse_if_stopped(self, state: State) -> None:
-        """Bulk work keeps its view, but not past a suspension nor past that view's age limit."""
-        if self._replica.state.suspended:
-            raise NotAnswering("All answers are suspended.", reason="SUSPENDED")
-        self._replica.refuse_if_stale(state, self._clock())
-
     def _revision(self, state: State) -> check_pb2.Revision:
-        """The revision of *state* as a message, made once for each state."""
-        made = self._revision_of
-        if made is not None and made[0] is state:
-            return made[1]
-        message = check_pb2.Revision(token=state.verified.token)
-        message.as_of.FromMicroseconds(int(state.as_of * 1e6))
-        self._revision_of = (state, message)
+        """The revision of *state* as a message, made once for each state.
+
+        Not the state itself is remembered: that would keep its view.
+        """
+        view_token = state.verified.token
+        token, as_of, message = self._revision_of
+        if token != view_token or as_of != state.as_of:
+            message = check_pb2.Revision(token=view_token)
+            message.as_of.FromMicroseconds(int(state.as_of * 1e6))
+            self._revision_of = (view_token, state.as_of, message)
         return message

@@ -104,6 +104,14 @@ def read_check(message: bytes) -> check_pb2.CheckRequest:
         raise MalformedMessage from None
 
 
+def read_register(message: bytes) -> check_pb2.GetRegisterRequest:
+    """The message of a GetRegister. Raises MalformedMessage."""
+    try:
+        return check_pb2.GetRegisterRequest.FromString(message)
+    except DecodeError:
+        raise MalformedMessage from None
+
+
 def read_numbers(message: bytes) -> NumbersRequest:
     """The message of a BatchCheck or a StreamCheck, which are alike. Raises MalformedMessage."""
     start = _start_of_only_field(message)

@@ -163,8 +163,12 @@ class CheckSetResponse(_message.Message):
     def __init__(self, chunk: _Optional[_Union[SetChunk, _Mapping]] = ..., summary: _Optional[_Union[Summary, _Mapping]] = ...) -> None: ...
 
 class GetRegisterRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("exactly_at", "with_digest")
+    EXACTLY_AT_FIELD_NUMBER: _ClassVar[int]
+    WITH_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    exactly_at: str
+    with_digest: bool
+    def __init__(self, exactly_at: _Optional[str] = ..., with_digest: _Optional[bool] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("numbers_per_message", "bytes_per_message", "streams")
@@ -177,15 +181,17 @@ class Limits(_message.Message):
     def __init__(self, numbers_per_message: _Optional[int] = ..., bytes_per_message: _Optional[int] = ..., streams: _Optional[int] = ...) -> None: ...
 
 class GetRegisterResponse(_message.Message):
-    __slots__ = ("phase", "revision", "opt_outs", "limits", "version")
+    __slots__ = ("phase", "revision", "opt_outs", "limits", "version", "digest")
     PHASE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     OPT_OUTS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     phase: Phase
     revision: Revision
     opt_outs: int
     limits: Limits
     version: str
-    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., revision: _Optional[_Union[Revision, _Mapping]] = ..., opt_outs: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., version: _Optional[str] = ...) -> None: ...
+    digest: bytes
+    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., revision: _Optional[_Union[Revision, _Mapping]] = ..., opt_outs: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., version: _Optional[str] = ..., digest: _Optional[bytes] = ...) -> None: ...

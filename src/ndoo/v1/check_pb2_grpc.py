@@ -98,7 +98,8 @@ class OptOutCheckServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetRegister(self, request, context):
-        """What this replica knows, as of when, and how much it accepts. Answered in every phase.
+        """What this replica knows, as of when, and how much it accepts. Answered in every phase, unless a
+        revision is demanded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

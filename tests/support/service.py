@@ -1,0 +1,33 @@
+"""The service as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+
+
+class Service:
+    """`ndoo serve` on a port that stays the same."""
+
+    def __init__(self, feed: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self._command = [
+            sys.executable, "-m", "ndoo", "serve", "--feed", feed, "--listen", self.address,
+            "--http-listen", "127.0.0.1:0",
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        for line in self._process.stdout:
+            if json.loads(line).get("phase") == "LIVE":
+                return
+        raise AssertionError("the service ended before it was live")
+
+    def kill(self) -> None:
+        with self._process:  # which waits, and closes the pipe
+            self._process.kill()
