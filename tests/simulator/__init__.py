@@ -1,0 +1,1 @@
+"""A deterministic simulator: the real follower, feeds and publishers in a scripted world."""
