@@ -54,6 +54,16 @@ def test_cleared_rows_and_report(run, target, cohort):
     assert AS_OF_S == 1_770_000_000
 
 
+@pytest.mark.parametrize("output", [f"{B}.dat", "-"])
+def test_success_shows_the_revision_and_no_number(run, target, cohort, output):
+    named = cohort.rename(cohort.with_name(f"{B}-cohort.dat"))
+    result = run("check", named, output, "--target", target, "--report", "report.json")
+    told = result.stderr + ("" if output == "-" else result.stdout)
+    assert result.exit_code == 3
+    assert f"Revision: {TOKEN}" in told
+    assert B not in told + cohort.with_name("report.json").read_text()
+
+
 def test_csv_keeps_header_and_rows(run, target, service, tmp_path):
     service.opted_out = {int(B)}
     (tmp_path / "c.csv").write_text(f'id,nhs,t\n1,{A},"x\ny"\n2,{B},\n3,{C}\n4,{D},z\n')

@@ -162,7 +162,7 @@ def test_bad_rows_are_told_by_row_and_reason(run, target, tmp_path):
     [
         ("short", "in cannot be"),
         ("no such column", "did you mean: nhs_numbers?"),
-        ("booleans", "give a column of integers or of texts"),
+        ("booleans", "give a column of 64-bit integers or of texts"),
         ("twice", "More than one column"),
     ],
 )
@@ -182,6 +182,23 @@ def test_tables_that_cannot_be_read_are_one_sentence(run, target, tmp_path, name
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert sentence in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fault", ["cut between batches", "another stream after it"])
+def test_a_stream_of_arrow_has_its_end_at_its_end(run, target, tmp_path, fault):
+    """Its batches are whole: what follows was lost, or would not be looked at."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table().schema) as writer:
+        writer.write_table(table(), max_chunksize=100)
+        ends_at = sink.tell()
+        writer.write_table(table())
+    content = sink.getvalue().to_pybytes()
+    faulty = content[:ends_at] if fault.startswith("cut") else content * 2
+    (tmp_path / "in.arrows").write_bytes(faulty)
+    result = run("check", "in.arrows", "out.arrows", "--target", target)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "is broken, or not whole" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.arrows"]
 
 
 def test_damage_in_the_middle_leaves_nothing(run, target, tmp_path):

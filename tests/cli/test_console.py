@@ -127,6 +127,7 @@ def test_help_teaches_with_an_example(run, command):
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert "ndoo " in result.stdout.split("Options:")[0].split("\n", 1)[1]
+    assert max(map(len, result.stdout.splitlines())) <= 80
 
 
 def test_no_command_shows_the_help(run):

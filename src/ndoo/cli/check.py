@@ -51,7 +51,7 @@ def check(context: click.Context, /, given: str, output: str | None, **options: 
     ndoo check cohort.dat cleared.dat
     ndoo check cohort.csv cleared.csv --column nhs_number --report cohort.json
     ndoo check cohort.parquet cleared.parquet
-    ndoo check cohort/ cleared/                      a folder, or a pattern in quotes
+    ndoo check cohort/ cleared/                   a folder, or a pattern in quotes
     ndoo check - - < cohort.dat | ...
 
     IN is Parquet, an Arrow file or stream, CSV (with --column), or holds one NHS number a row (a
@@ -172,7 +172,7 @@ class _Job:
         if self.dry_run:
             say("Nothing was written.")
         elif self.output is not None:
-            say(f"Cleared rows: {click.format_filename(self.output)}")
+            say(f"Cleared rows: {hide_numbers(click.format_filename(self.output))}")
 
 
 def _counts(summary: Summary) -> dict[str, Any]:

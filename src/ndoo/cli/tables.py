@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from io import BufferedReader
+from io import SEEK_CUR, BufferedReader
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -31,6 +31,7 @@ from ndoo.nhs_number import NUMBER_MAX
 
 _BUFFER_BYTES = 1024 * 1024
 _ARROW_STREAM = b"\xff\xff\xff\xff"
+_ARROW_STREAM_END = _ARROW_STREAM + bytes(4)
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,17 @@ class ArrowTable:
     def _raw_batches(self) -> Iterator[pa.RecordBatch]:
         if self._is_stream:
             yield from self._reader
+            self._refuse_other_end()
             return
         for place in range(self._reader.num_record_batches):
             yield self._reader.get_batch(place)
+
+    def _refuse_other_end(self) -> None:
+        # pyarrow takes a stream that was cut between batches for a whole one, and looks at nothing
+        # that follows its end.
+        self._file.seek(-len(_ARROW_STREAM_END), SEEK_CUR)
+        if self._file.read(len(_ARROW_STREAM_END) + 1) != _ARROW_STREAM_END:
+            raise pa.ArrowInvalid
 
 
 def _place_of(column: str, schema: pa.Schema) -> int:

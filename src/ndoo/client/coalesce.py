@@ -25,6 +25,9 @@ from ndoo.nhs_number import Numbers
 
 BATCH_NUMBERS_MAX = 4096
 IN_FLIGHT_MAX = 2
+"""A message costs the client as much as some hundred checks: none is split to keep both sides
+busy: 64 checks as two batches of 32 take half as much processor time again, and longer.
+"""
 
 Tokens = tuple[str, str]
 """at_least_as_fresh and exactly_at."""
@@ -70,30 +73,30 @@ class Batch:
         cleared = Answer(Verdict.CLEARED, revision)
         opted_out = Answer(Verdict.OPTED_OUT, revision)
         invalid = Answer(Verdict.INVALID, revision)
-        verdicts = [
-            cleared if is_cleared else invalid if is_invalid else opted_out
-            for is_cleared, is_invalid in zip(
-                answer.cleared_mask().tolist(), answer.invalid_mask().tolist()
-            )
-        ]
-        for caller, verdict in zip(self._callers, verdicts, strict=True):
+        masks = answer.cleared_mask().tolist(), answer.invalid_mask().tolist()
+        for caller, is_cleared, is_invalid in zip(self._callers, *masks, strict=True):
             if not caller.done():
-                caller.set_result(verdict)
-        self.end()
+                caller.set_result(cleared if is_cleared else invalid if is_invalid else opted_out)
+        self._end()
 
     def fail(self, error: Exception) -> None:
         """Give each caller who still waits an error of his own."""
         for caller in self._callers:
             if not caller.done():
                 caller.set_exception(copy.copy(error))
-        self.end()
+        self._end()
 
-    def end(self) -> None:
+    def _end(self) -> None:
+        """From here on nobody waits."""
+        self._callers.clear()
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
     def _wake_at(self, deadline: float) -> None:
-        self.end()
+        self._stop_timer()
         self._wakes_at = deadline
         self._timer = self._loop.call_at(deadline, self._expire)
 

@@ -33,7 +33,6 @@ class Tries:
     """The tries of one question, which must be answered *within_s* seconds; None is for ever."""
 
     within_s: float | None
-    rng: random.Random = field(default_factory=random.Random)
     _started: float = field(default_factory=time.monotonic)
     _failed: int = 0
     _last: CallFailed | None = None
@@ -56,7 +55,7 @@ class Tries:
         self._last = error
         doubled = min(PAUSE_S_MAX, PAUSE_S_MIN * 2.0 ** min(self._failed, _DOUBLINGS_MAX))
         self._failed += 1
-        pause_s: float = max(doubled, error.retry_delay_s or 0.0) * self.rng.uniform(1.0, 1.5)
+        pause_s: float = max(doubled, error.retry_delay_s or 0.0) * random.uniform(1.0, 1.5)  # noqa: S311
         remaining_s = self.remaining_s()
         if remaining_s is not None and pause_s >= remaining_s:
             raise error
