@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 
+import grpc
 import numpy as np
 
 from ndoo import nhs_number
@@ -68,9 +70,7 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         streams: int = STREAMS,
     ) -> None:
-        self._connections = Connections(
-            targets_of(targets), tls, calls.open_channel, lambda channel: channel.close()
-        )
+        self._connections = Connections(targets_of(targets), tls, calls.open_channel, _close_aside)
         self.stop = Stop(self._connections)
         self._timeout_s = timeout_s
         self._streams = streams
@@ -231,3 +231,10 @@ def _check_as_set(job: Job, numbers: Numbers) -> Verdicts:
     )
     cleared, is_valid = answer.cleared.holds(numbers), nhs_number.valid(numbers)
     return Verdicts.counted(cleared, ~is_valid, answer.summary.revision)
+
+
+def _close_aside(channel: grpc.Channel) -> None:
+    """Close *channel* without waiting for it. gRPC's close waits for its calls to end, and one that
+    Ctrl-C struck between a lock and its release never does.
+    """
+    threading.Thread(target=channel.close, name="closing a channel", daemon=True).start()
