@@ -8,6 +8,7 @@ stands at that moment. Nothing waits for real.
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
 import random
 import threading
@@ -124,6 +125,7 @@ class Schedule:
         self._rng = rng
         self._queue: list[tuple[float, float, int, Actor | Callable[[], None]]] = []
         self._actors: list[Actor] = []
+        self._maker = threading.current_thread()
         self._threads: list[threading.Thread] = []
 
     def start(self, name: str, body: Callable[[], None]) -> Actor:
@@ -141,10 +143,15 @@ class Schedule:
         with (
             mock.patch.object(time, "monotonic", lambda: self.now),  # noqa: PT008  (it moves)
             mock.patch.object(time, "time", lambda: EPOCH_S + self.now),  # noqa: PT008
-            mock.patch.object(time, "sleep", self.sleep),
+            mock.patch.object(time, "sleep", functools.partial(self._sleep_of, time.sleep)),
             mock.patch.object(uuid, "uuid4", self._uuid),
         ):
             yield
+
+    def _sleep_of(self, real: Callable[[float], None], seconds: float) -> None:
+        """A thread that is no actor, left by something else in this process, sleeps as ever."""
+        me = threading.current_thread()
+        (self.sleep if me is self._maker or me in self._threads else real)(seconds)
 
     def _uuid(self) -> uuid.UUID:
         return uuid.UUID(int=self._rng.getrandbits(128))
