@@ -202,6 +202,29 @@ async def test_cancelling_a_column_ends_its_threads(client, service, monkeypatch
     release.set()
 
 
+async def test_cancelling_does_not_wait_for_whoever_makes_the_columns(client) -> None:
+    begun, release, in_vain = threading.Event(), threading.Event(), []
+
+    def columns():
+        begun.set()
+        in_vain.append(not release.wait(30))
+        yield NUMBERS
+
+    async def consume() -> None:
+        async for _ in client.check_each(columns()):
+            pass
+
+    task = asyncio.create_task(consume())
+    await asyncio.to_thread(begun.wait, 30)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    release.set()
+    while not in_vain:
+        await asyncio.sleep(0)
+    assert in_vain == [False], "the loop stood still until the columns had come"
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_under_any_schedule_everybody_gets_his_own_answer(client, service, seed) -> None:
     """Tasks that come, go, are cancelled and time out, while batches fail now and then."""

@@ -94,7 +94,8 @@ class AsyncClient:
     ) -> AsyncGenerator[Verdicts]:
         """The verdicts on each of *columns*, as Client.check_each; they are read in a thread."""
         loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1) as thread, self._client.stop.child() as stop:
+        thread = ThreadPoolExecutor(1)
+        with self._client.stop.child() as stop:
             verdicts = self._client.each_column(columns, stop, terms)
             try:
                 while (one := await loop.run_in_executor(thread, next, verdicts, None)) is not None:
@@ -102,6 +103,7 @@ class AsyncClient:
             finally:
                 stop.stop()
                 thread.submit(verdicts.close)
+                thread.shutdown(wait=False)  # it may be reading *columns*, which may take long
 
     def _ask(self, number: str | int, terms: Terms) -> asyncio.Future[Answer]:
         if self._is_closed:
