@@ -358,13 +358,17 @@ def simulate(seed: int, faults: Callable[[int], Mapping[str, Callable[[World], b
 
 @contextlib.contextmanager
 def _no_garbage_collected_meanwhile() -> Iterator[None]:
-    """What is finalised acts in whichever actor's turn it comes. What was there before is left out
-    of the world's own collections, which would go through all that other tests left.
-    """
+    """What is finalised acts in whichever actor's turn it comes, so worlds collect at their end."""
+    _leave_out_what_was_there()
     gc.disable()
-    gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
         gc.enable()
+
+
+@functools.cache
+def _leave_out_what_was_there() -> None:
+    """Worlds that collect do not go through all that other tests of this process have left."""
+    gc.collect()
+    gc.freeze()
