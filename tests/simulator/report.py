@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -80,7 +81,9 @@ def _table(title: str, counts: Counter[str]) -> Iterator[str]:
 def run_all(seeds: Iterable[int], processes: int) -> Total:
     """Simulate *seeds*; how far it is, is shown on a terminal."""
     seeds, total = list(seeds), Total()
-    with ProcessPoolExecutor(processes) as pool:
+    # Never forked: a copy of the tests' process would hold locks of threads that it does not have.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, spawn) as pool:
         for outcome in pool.map(run_one, seeds, chunksize=SEEDS_AT_ONCE):
             total.add(outcome)
             _show_progress(total.runs, len(seeds))
