@@ -52,6 +52,8 @@ def test_other_names_are_not_ours() -> None:
         (FEED | {"NDOO_HTTP_LISTEN": "localhost:"}, "must be HOST:PORT"),
         (FEED | {"NDOO_PREFIX": "a{b}"}, "NDOO_PREFIX must be"),
         (FEED | {"NDOO_LOG_LEVEL": "loud"}, "NDOO_LOG_LEVEL must be"),
+        (FEED | {"NDOO_AUDIT_REQUIRED": "true"}, "set NDOO_AUDIT"),
+        (FEED | {"NDOO_BUDGETS": "dir:budgets"}, "set NDOO_CLIENTS"),
         (FEED | {"NDOO_MESSAGE_BYTES_MAX": "5000"}, "too small for NDOO_NUMBERS_PER_MESSAGE_MAX"),
     ],
 )
@@ -65,8 +67,43 @@ def test_each_fault_has_its_sentence(environ: dict[str, str], sentence: str) -> 
     [("0.0.0.0:0", ("0.0.0.0", 0)), ("[::1]:65535", ("::1", 65535)), ("a-b.c:1", ("a-b.c", 1))],
 )
 def test_addresses(address: str, parts: tuple[str, int]) -> None:
-    assert Settings.from_env(FEED | {"NDOO_LISTEN": address}).listen == address
+    environ = FEED | {"NDOO_LISTEN": address, "NDOO_PLAINTEXT": "true"}
+    assert Settings.from_env(environ).listen == address
     assert split_address(address) == parts
+
+
+PAIR = {"NDOO_TLS_CERTIFICATE": "tls.crt", "NDOO_TLS_KEY": "tls.key"}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "[::1]"])
+def test_loopback_needs_no_tls(host: str) -> None:
+    assert not Settings.from_env(FEED | {"NDOO_LISTEN": f"{host}:1"}).plaintext
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "[::]", "10.0.0.1", "localhost.example", "ndoo", "[::ffff:10.0.0.1]"]
+)
+def test_no_network_is_served_in_plaintext_unless_that_is_said(host: str) -> None:
+    listen = FEED | {"NDOO_LISTEN": f"{host}:1"}
+    for silent in ({}, {"NDOO_PLAINTEXT": "false"}):
+        with pytest.raises(InputError, match="NDOO_PLAINTEXT=true"):
+            Settings.from_env(listen | silent)
+    assert Settings.from_env(listen | {"NDOO_PLAINTEXT": "TRUE"}).plaintext
+    assert Settings.from_env(listen | PAIR).tls_certificate == "tls.crt"
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        ({"NDOO_TLS_CERTIFICATE": "tls.crt"}, "set both"),
+        ({"NDOO_TLS_KEY": "tls.key"}, "set both"),
+        ({"NDOO_TLS_CLIENT_CA": "ca.crt"}, "NDOO_TLS_CLIENT_CA needs"),
+        (PAIR | {"NDOO_PLAINTEXT": "true"}, "contradict"),
+    ],
+)
+def test_half_of_tls_is_no_tls(environ: dict[str, str], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        Settings.from_env(FEED | environ)
 
 
 def test_a_refused_value_is_not_repeated() -> None:

@@ -80,7 +80,10 @@ FIELDS = {
     "GetRegisterRequest": ["string exactly_at", "bool with_digest"],
     "GetRegisterResponse": [
         "enum phase", "message revision", "uint64 opt_outs", "message limits", "string version",
-        "bytes digest",
+        "bytes digest", "message activity",
+    ],
+    "Activity": [
+        "uint64 numbers", "uint64 calls", "uint32 streams", "uint64 changes", "message started_at",
     ],
     "Limits": ["uint64 numbers_per_message", "uint64 bytes_per_message", "uint64 streams"],
 }  # fmt: skip

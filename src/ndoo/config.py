@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ class Settings:
         is_address=True,
     )  # fmt: skip
     http_listen: str = _setting(
-        "NDOO_HTTP_LISTEN", "127.0.0.1:50552", "HOST:PORT of /metrics, /livez and /readyz.",
+        "NDOO_HTTP_LISTEN", "127.0.0.1:50552",
+        "HOST:PORT of /metrics and the probes: /livez, /startupz, /readyz.",
         is_address=True,
     )  # fmt: skip
     prefix: str = _setting(
@@ -92,6 +94,72 @@ class Settings:
         "NDOO_GRACE_S", 25.0, "Seconds that running calls get to finish after SIGTERM.",
         low=0.0, high=3600.0,
     )  # fmt: skip
+    stream_s_max: float = _setting(
+        "NDOO_STREAM_S_MAX", 3600.0, "Seconds that one stream may run.", low=0.1, high=86_400.0
+    )  # fmt: skip
+    stream_idle_s_max: float = _setting(
+        "NDOO_STREAM_IDLE_S_MAX", 300.0, "Seconds that a stream may wait for its caller.",
+        low=0.1, high=86_400.0,
+    )  # fmt: skip
+    connection_age_s: float = _setting(
+        "NDOO_CONNECTION_AGE_S", 300.0, "Seconds after which callers are told to connect anew.",
+        low=0.1, high=86_400.0,
+    )  # fmt: skip
+    audit: str = _setting(
+        "NDOO_AUDIT", "", "Where a record of each call is kept: a file, or - for standard output."
+    )
+    audit_required: bool = _setting(
+        "NDOO_AUDIT_REQUIRED", default=False,
+        help_text="Answer nothing that cannot be recorded: true or false.",
+    )  # fmt: skip
+    audit_bytes_max: int = _setting(
+        "NDOO_AUDIT_BYTES_MAX", 100 * 1024 * 1024, "Bytes of an audit file before the next begins.",
+        low=65_536, high=10 * 1024**3,
+    )  # fmt: skip
+    tls_certificate: str = _setting(
+        "NDOO_TLS_CERTIFICATE", "", "PEM file of the certificate to serve with, and its chain."
+    )
+    tls_key: str = _setting("NDOO_TLS_KEY", "", "PEM file of the key to that certificate.")
+    tls_client_ca: str = _setting(
+        "NDOO_TLS_CLIENT_CA",
+        "",
+        "PEM file of the authorities whose certificates callers must show.",
+    )
+    plaintext: bool = _setting(
+        "NDOO_PLAINTEXT", default=False,
+        help_text="Serve without TLS on an address that is not loopback: true or false.",
+    )  # fmt: skip
+    health_listen: str = _setting(
+        "NDOO_HEALTH_LISTEN", "", "HOST:PORT of a second gRPC port, plaintext, for health alone.",
+        is_address=True,
+    )  # fmt: skip
+    clients: str = _setting(
+        "NDOO_CLIENTS", "", "TOML file of the clients and what each may ask; without it, all may."
+    )
+    budgets: str = _setting(
+        "NDOO_BUDGETS", "", "Where spent daily budgets are kept: dir:PATH, or a Redis URL to share."
+    )
+    budgets_fail_open: bool = _setting(
+        "NDOO_BUDGETS_FAIL_OPEN", default=False,
+        help_text="Answer when spent budgets cannot be read: true or false.",
+    )  # fmt: skip
+    snapshot_public_key: str = _setting(
+        "NDOO_SNAPSHOT_PUBLIC_KEY",
+        "",
+        "PEM file of the Ed25519 key that snapshots must be signed by.",
+    )
+    reflection: str = _setting(
+        "NDOO_REFLECTION", "auto", "Offer gRPC reflection: true, false, or auto (without clients).",
+        pattern="auto|true|false", form="auto, true or false",
+    )  # fmt: skip
+    traces: bool = _setting(
+        "NDOO_TRACES", default=False,
+        help_text="Send OpenTelemetry traces, as the OTEL_ variables say: true or false.",
+    )  # fmt: skip
+    log_format: str = _setting(
+        "NDOO_LOG_FORMAT", "json", "How events are written: json or text.",
+        pattern="json|text", form="json or text",
+    )  # fmt: skip
     log_level: str = _setting(
         "NDOO_LOG_LEVEL", "info", "Least severe events to log: debug, info, warning or error.",
         pattern="debug|info|warning|error", form="debug, info, warning or error",
@@ -119,12 +187,48 @@ class Settings:
         return settings
 
     def _refuse_contradictions(self) -> None:
+        if self.audit_required and not self.audit:
+            raise InputError(
+                "NDOO_AUDIT_REQUIRED needs a place for the records; set NDOO_AUDIT to a file, or - "
+                "for standard output."
+            )
+        if self.budgets and not self.clients:
+            raise InputError(
+                "NDOO_BUDGETS bounds clients, and none are named; set NDOO_CLIENTS, or unset it."
+            )
+        self._refuse_half_tls()
         needed = self.numbers_per_message_max * _NUMBER_BYTES + _MESSAGE_OVERHEAD_BYTES
         if self.message_bytes_max < needed:
             raise InputError(
                 f"NDOO_MESSAGE_BYTES_MAX is too small for NDOO_NUMBERS_PER_MESSAGE_MAX: "
                 f"{self.numbers_per_message_max:,} numbers need {needed:,} bytes."
             )
+
+    def _refuse_half_tls(self) -> None:
+        """What of TLS does not go together, or lets strangers listen without anybody's asking."""
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise InputError("NDOO_TLS_CERTIFICATE and NDOO_TLS_KEY belong together; set both.")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise InputError(
+                "NDOO_TLS_CLIENT_CA needs a certificate to serve with; set NDOO_TLS_CERTIFICATE."
+            )
+        if self.plaintext and self.tls_certificate:
+            raise InputError(
+                "NDOO_PLAINTEXT and NDOO_TLS_CERTIFICATE contradict each other; unset one."
+            )
+        if not (self.plaintext or self.tls_certificate or _is_loopback(self.listen)):
+            raise InputError(
+                "NDOO_LISTEN is not loopback, so calls would cross a network unprotected; set "
+                "NDOO_TLS_CERTIFICATE and NDOO_TLS_KEY, or NDOO_PLAINTEXT=true if that is meant."
+            )
+
+
+def _is_loopback(address: str) -> bool:
+    host, _ = split_address(address)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:
@@ -139,11 +243,13 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
 def _read(field: dataclasses.Field[Any], value: Any) -> Any:
     if field.type == "str":
         return _read_text(field, str(value))
+    if field.type == "bool":
+        return _read_flag(field, str(value).lower())
     return _read_number(field, value)
 
 
 def _read_text(field: dataclasses.Field[Any], text: str) -> str:
-    if field.metadata.get("is_address"):
+    if field.metadata.get("is_address") and (text or field.default):
         try:
             split_address(text)
         except ValueError:
@@ -155,6 +261,12 @@ def _read_text(field: dataclasses.Field[Any], text: str) -> str:
     if pattern is not None and not re.fullmatch(pattern, text):
         raise InputError(f"{field.metadata['env']} must be {field.metadata['form']}.")
     return text
+
+
+def _read_flag(field: dataclasses.Field[Any], text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise InputError(f"{field.metadata['env']} must be true or false.")
+    return text == "true"
 
 
 def _read_number(field: dataclasses.Field[Any], value: Any) -> float:

@@ -63,9 +63,13 @@ class SnapshotRefused(NdooError):
 
 
 class ChangeRefused(NdooError):
-    """A change that cannot be read. It is never stepped over: whoever reads holds its position."""
+    """A change that cannot be read. It is never stepped over: whoever reads holds its position.
+
+    *behind* is how many changes the feed was seen to hold from this one on.
+    """
 
     reason = "CHANGE_REFUSED"
+    behind: int = 1
 
 
 class SequenceBroken(NdooError):

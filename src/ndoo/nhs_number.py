@@ -33,6 +33,7 @@ Numbers = npt.NDArray[np.uint64]
 Keys = npt.NDArray[np.uint32]
 
 _TEXT = re.compile(r"[0-9]{10}|[0-9]{3} [0-9]{3} [0-9]{4}|[0-9]{3}-[0-9]{3}-[0-9]{4}")
+_ROW = re.compile(r"[0-9](?:[ -]?[0-9]){9,}")
 _GROUPED_CHARS = 12
 _BLOCK = 16_384
 _SEPARATORS = str.maketrans("", "", " -")
@@ -81,6 +82,17 @@ def is_valid(number: int) -> bool:
     if not 0 <= number <= NUMBER_MAX or number % REPDIGIT == 0:
         return False
     return check_digit(number // 10) == number % 10
+
+
+def may_be_in(text: str) -> bool:
+    """Whether *text* holds ten digits in a row, spaces and hyphens between them aside, that are a
+    valid NHS number. Errs on the side of yes: part of a longer row counts.
+    """
+    for row in _ROW.findall(text):
+        digits = row.translate(_SEPARATORS)
+        if any(is_valid(int(digits[i : i + 10])) for i in range(len(digits) - 9)):
+            return True
+    return False
 
 
 def parse(text: str) -> int | None:

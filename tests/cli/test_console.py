@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 import sys
 
@@ -130,6 +131,12 @@ def test_help_teaches_with_an_example(run, command):
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+def test_defaults_are_told_in_words_that_are_taken(run):
+    told = " ".join(run("serve", "--help").stdout.split())
+    assert "Default: false. [NDOO_AUDIT_REQUIRED]" in told
+    assert "Default: 64. [NDOO_STREAMS_MAX]" in told
+
+
 def test_no_command_shows_the_help(run):
     result = run()
     assert result.exit_code == 2
@@ -159,6 +166,16 @@ def test_the_base_install_checks_and_tells_status(target, tmp_path):
     checked = base_install("check", "rows.dat", "out.dat", "--target", target)
     assert (checked.returncode, checked.stderr) == (0, "")
     assert (tmp_path / "out.dat").read_text() == f"{CANARY}\n"
+
+
+def test_grpc_adds_nothing_to_the_one_sentence(target):
+    """It logs a handshake that fails, unless it is told not to before it is imported."""
+    environ = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+    command = [sys.executable, "-m", "ndoo", "status", target, "--tls"]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, env=environ
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from client.fake_service import TOKEN, FakeService, serving
 from client.people import mixed_numbers
 from client.test_client import MAY_BE_DISCLOSED, NUMBERS, OPTED_OUT, is_right
+from client.threads import at_work
 from ndoo.client import AsyncClient, CallFailed, ClientClosed, IncompleteAnswer, Verdict, bulk
 from ndoo.client.coalesce import BATCH_NUMBERS_MAX, Coalescer
 from ndoo.v1 import check_pb2
@@ -197,7 +198,7 @@ async def test_cancelling_a_column_ends_its_threads(client, service, monkeypatch
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    while any(each.name.startswith("ndoo-stream") for each in threading.enumerate()):
+    while at_work():
         await asyncio.sleep(0)
     release.set()
 

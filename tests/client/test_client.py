@@ -18,6 +18,7 @@ from client.fake_service import AS_OF_S, TOKEN, FakeService, Response, refuse, s
 from client.flaws import FLAWS
 from client.people import mixed_numbers
 from client.test_sets import SetService
+from client.threads import at_work
 from ndoo import nhs_number
 from ndoo.client import (
     CallFailed,
@@ -33,6 +34,7 @@ from ndoo.client import (
     client as client_module,
 )
 from ndoo.client.answers import Summary
+from ndoo.client.columns import Column
 from ndoo.v1 import check_pb2
 
 SEED = 20_261_122
@@ -179,6 +181,24 @@ def test_columns_are_read_a_few_segments_ahead(client: Client) -> None:
     assert taken == 100
 
 
+def test_each_of_many_short_columns_is_measured_once_or_twice(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = 0
+    length_of = Column.__len__
+
+    def counted(column: Column) -> int:
+        nonlocal measured
+        measured += 1
+        return length_of(column)
+
+    monkeypatch.setattr(Column, "__len__", counted)
+    parts = [slice(start, start + 2) for start in range(0, len(NUMBERS), 2)]
+    answers = list(client.check_each(NUMBERS[part] for part in parts))
+    assert measured < 5 * len(parts)
+    assert all(is_right(answer, part) for answer, part in zip(answers, parts))
+
+
 def test_an_error_while_columns_are_read_reaches_the_caller(client: Client) -> None:
     def columns() -> Iterator[np.ndarray]:
         yield NUMBERS
@@ -192,7 +212,7 @@ def test_an_abandoned_job_leaves_nothing_running(client: Client) -> None:
     job = client.check_each(NUMBERS[:SEGMENT] for _ in range(100))
     next(job)
     job.close()
-    assert not [each for each in threading.enumerate() if each.name.startswith("ndoo-stream")]
+    assert not at_work()
     assert is_right(client.check_many(NUMBERS))
 
 
@@ -414,7 +434,7 @@ def test_ctrl_c_ends_a_job_and_its_threads(service: FakeService) -> None:
             threading.Thread(target=interrupt).start()
             with pytest.raises(KeyboardInterrupt):
                 client.check_many(NUMBERS[:count])
-            assert not [each for each in threading.enumerate() if each.name.startswith("ndoo-")]
+            assert not at_work()
         release.set()
         service.flaw = None
         assert is_right(client.check_many(NUMBERS))

@@ -8,13 +8,15 @@ import subprocess
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
 
 from client.fake_service import FakeService
 from ndoo.client import CallFailed, Client, ClientClosed, Tls, Verdict
-from ndoo.client.connections import Connections
+from ndoo.client.connections import Connection, Connections
+from ndoo.client.job import Stop
 from ndoo.client.tries import Tries
 from ndoo.v1 import check_pb2_grpc
 
@@ -77,6 +79,24 @@ def test_bulk_work_has_a_connection_alone_and_short_calls_share() -> None:
         assert again in {one, other}
 
 
+def test_what_is_about_to_be_closed_is_taken_by_nobody_else() -> None:
+    pool = connections_to("a")
+    work = contextlib.ExitStack()
+
+    def drop(connection: Connection[Channel]) -> None:
+        work.close()  # its user is ready at this very moment
+        with pool.lease() as taken:
+            assert taken is not connection
+            pool.drop(connection)
+            assert not taken.channel.is_closed
+
+    stop = Stop(SimpleNamespace(drop=drop))
+    connection = work.enter_context(pool.lease())
+    work.enter_context(stop.using(connection))
+    stop.stop()
+    assert connection.channel.is_closed
+
+
 def test_closing_closes_all_and_for_good() -> None:
     pool = connections_to("a")
     with pool.lease() as used:
@@ -109,6 +129,7 @@ def test_pauses_double_and_end_with_the_time() -> None:
         CallFailed("No.", grpc.StatusCode.UNAVAILABLE, "SOME_REASON", None),
         CallFailed("No.", grpc.StatusCode.DEADLINE_EXCEEDED, "", None),
         CallFailed("No.", grpc.StatusCode.INTERNAL, "", None),
+        CallFailed("No.", grpc.StatusCode.RESOURCE_EXHAUSTED, "BUDGET_SPENT", 3600.0),
     ],
 )
 def test_what_another_try_cannot_help_is_raised(error: CallFailed) -> None:

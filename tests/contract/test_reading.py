@@ -10,6 +10,7 @@ from ndoo.errors import ChangeRefused, FeedEmpty, FeedUnavailable, SequenceBroke
 from ndoo.feed import directory, feed, redis
 from ndoo.feed.feed import Feed, HistoryChanged
 from ndoo.register.register import Register
+from ndoo.register.snapshot import unix_s
 from ndoo.revision import Revision
 from support.people import number, opt_in, opt_out, supersede
 from support.places import Place, bitmap, people_in
@@ -90,6 +91,43 @@ def test_many_changes_come_in_batches_and_only_the_last_is_complete(
     assert [len(batch.changes) for batch in batches] == [7, 7, 7, 2]
     assert [batch.complete for batch in batches] == [False, False, False, True]
     assert people_in(reader.register) == set(range(24))
+
+
+def test_a_reader_is_told_how_far_it_is_behind(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (redis, directory):
+        monkeypatch.setattr(module, "CHANGES_PER_READ_MAX", 7)
+    publisher = place.loaded(0)
+    publisher.append([opt_out(person) for person in range(1, 11)])
+    publisher.snapshot()  # a directory begins its next segment
+    publisher.append([opt_out(person) for person in range(11, 24)])
+    reader = Reader(place.feed())
+    publisher.append([opt_out(person) for person in range(24, 34)])
+    assert reader.register.revision.seq == 10
+    assert [reader.read().behind for _ in range(4)] == [16, 9, 2, 0]
+
+
+def test_what_cannot_be_read_is_behind_too(place: Place) -> None:
+    place.loaded(0).append([opt_out(1)])
+    place.harm.append_raw({"seq": "2", "op": "vanish", "nhs": number(2)})
+    reader = Reader(place.feed())
+    assert reader.read().behind == 1
+    with pytest.raises(ChangeRefused) as refused:
+        reader.read()
+    assert refused.value.behind == 1
+
+
+def test_a_reader_is_told_when_the_newest_snapshot_was_made(place: Place) -> None:
+    publisher = place.loaded(0)
+    reader = Reader(place.feed())
+    first = reader.read().snapshot_at
+    assert first == unix_s(reader.feed.load().created_at)
+    publisher.append([opt_out(1)])
+    publisher.snapshot()
+    assert reader.read_all() == {0, 1}
+    second = reader.read().snapshot_at
+    assert second == unix_s(reader.feed.load().created_at) >= first
 
 
 def test_a_full_batch_that_is_also_the_last_ends_complete(
@@ -250,6 +288,17 @@ def test_a_reader_at_the_end_survives_trimming(place: Place) -> None:
         publisher.snapshot()
         assert reader.read().complete
     assert people_in(reader.register) == set(range(8))
+
+
+def test_the_change_read_last_comes_with_what_follows_it(place: Place) -> None:
+    publisher = place.loaded(0)
+    reader = Reader(place.feed())
+    publisher.append([opt_out(1)])
+    first = reader.read()
+    assert first.own is None
+    assert reader.read().own == first.changes[-1]
+    publisher.append([opt_out(2)])
+    assert reader.read().own == first.changes[-1]
 
 
 def test_a_position_means_nothing_in_another_revision(place: Place) -> None:

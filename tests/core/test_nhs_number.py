@@ -9,7 +9,7 @@ from string import digits
 import nhs_number as oracle
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from core import reference
@@ -383,3 +383,21 @@ def test_arrays_of_a_million():
     next_digit = numbers - numbers % 10 + (numbers % 10 + 1) % 10
     assert not nhs_number.valid(next_digit).any()
     assert np.array_equal(nhs_number.from_texts(np.char.zfill(numbers.astype("U10"), 10)), numbers)
+
+
+@CORE
+@given(KEYS, st.text(alphabet="x./ ", max_size=3), st.text(alphabet="1234567890 -", max_size=4))
+def test_a_valid_number_is_noticed_wherever_it_stands(key: int, before: str, after: str) -> None:
+    digit = nhs_number.check_digit(key)
+    assume(digit is not None and nhs_number.is_valid(key * 10 + digit))
+    plain = f"{key * 10 + digit:010}"
+    for written in (plain, f"{plain[:3]} {plain[3:6]} {plain[6:]}", "-".join(plain)):
+        assert nhs_number.may_be_in(before + written + after)
+        assert nhs_number.may_be_in(after.strip(" -") + written + before)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "research", "2026-11-22", "DARS-NIC-123456-X1Y2Z-v1.0", "99900000", "9990000027"]
+)
+def test_what_holds_no_valid_number_is_let_be(text: str) -> None:
+    assert not nhs_number.may_be_in(text)

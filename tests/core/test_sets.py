@@ -17,7 +17,7 @@ from core import hostile, population
 from core.settings import CORE
 from ndoo import nhs_number
 from ndoo.nhs_number import KEY_MAX, REPDIGIT
-from ndoo.register.sets import BadSet, SetAnswers
+from ndoo.register.sets import BadSet, SetAnswers, claimed_count
 from ndoo.register.view import View
 from ndoo.revision import Revision
 
@@ -53,7 +53,7 @@ def agree(keys: BitMap, data: bytes) -> None:
     cleared = BitMap.deserialize(answers.cleared)
     assert cleared == valid - OUT
     assert cleared.serialize() == answers.cleared, "not in the portable form"
-    assert answers.count == len(keys)
+    assert answers.count == len(keys) == claimed_count(np.frombuffer(data, dtype=np.uint8))
     assert answers.cleared_count == len(cleared)
     assert answers.invalid_count == len(keys) - len(valid)
     assert answers.opted_out_count == len(valid & OUT)

@@ -127,6 +127,16 @@ def test_a_gap_in_a_batch_leaves_no_trace_of_it() -> None:
     assert run.people == {0, 1}
 
 
+def test_those_who_watch_hear_how_far_it_is_behind_and_of_snapshots() -> None:
+    made = replace(snapshot(0), created_at="2026-01-05T00:00:00Z")
+    far = replace(batch(opt_out(1), after=0), complete=False, behind=7)
+    newer = replace(batch(opt_out(2), after=1), snapshot_at=2000.0)
+    unreadable = ChangeRefused("No.")
+    run = Run(made, far, newer, unreadable).to_end()
+    assert run.observer.behind == [7, 0, 1]
+    assert run.observer.snapshots == [1_767_571_200.0, 2000.0]
+
+
 def test_another_generation_takes_over_whole() -> None:
     run = Run(
         *live(0, 1),
@@ -314,6 +324,56 @@ def test_numbers_used_twice_after_a_trim_are_a_history_that_goes_on_differently(
     ).to_end()
     assert run.observer.resyncs == ["BACKWARDS", "REWRITTEN"]
     assert run.people == {0, 1, 2}
+
+
+def test_a_load_that_comes_before_the_proof_leaves_the_old_view_until_it_is_read() -> None:
+    run = Run(
+        *live(0),
+        batch(opt_out(1), opt_out(2), after=0),
+        GONE,
+        snapshot(0),
+        batch(opt_out(7), opt_out(8), opt_out(9), after=0),
+        HistoryChanged("Another.", reason="OTHER_GENERATION"),
+        AWAY,
+        *(snapshot(0, 1, 2, generation="h"), batch(after=0)),
+    ).to_end()
+    shown = [state.view.revision for state in run.states if state.view]
+    assert {(each.generation, each.seq) for each in shown} == {("g", 0), ("g", 2), ("h", 0)}
+    assert run.observer.resyncs == ["TRIMMED", "OTHER_GENERATION"]
+
+
+def other_in_its_place(*changes: Change) -> Batch:
+    """*changes* after a second change that is another than the one read there."""
+    return replace(batch(*changes, after=2), own=replace(opt_out(7), seq=2))
+
+
+def test_another_change_in_the_very_place_of_the_one_read_last_is_seen() -> None:
+    run = Run(
+        *live(0),
+        batch(opt_out(1), opt_out(2), after=0),
+        other_in_its_place(opt_out(8)),
+        snapshot(0),
+        batch(opt_out(6), opt_out(7), opt_out(8), after=0),
+        other_in_its_place(opt_out(8)),
+    ).to_end()
+    assert run.observer.resyncs == ["REWRITTEN", "REWRITTEN"]
+    assert run.people == {0, 1, 2}
+
+
+def test_the_own_change_where_it_was_read_is_gone_on_from() -> None:
+    own = replace(opt_out(2), seq=2)
+    following = replace(batch(opt_out(3), after=2), own=own)
+    run = Run(
+        *live(0),
+        batch(opt_out(1), opt_out(2), after=0),
+        following,
+        GONE,
+        snapshot(0),
+        batch(opt_out(1), opt_out(2), opt_out(3), after=0),
+        replace(batch(after=3), own=following.changes[-1]),
+    ).to_end()
+    assert run.observer.resyncs == ["TRIMMED"]
+    assert run.people == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("answer", [GONE, UNREADABLE, batch(opt_out(3), after=2)])

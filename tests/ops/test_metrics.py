@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import math
 import re
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,12 +19,14 @@ from ndoo.ops.watch import Sign, Watch
 from ndoo.register.changes import Kind
 from ndoo.register.replica import Phase, Replica, State
 from ndoo.register.sets import BadSet
-from ndoo.register.view import View
+from ndoo.register.view import Answers, View
 from ndoo.revision import Revision
 from ndoo.server import status
 from support.people import KEYS
 
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SRC = Path(defined.__file__).parents[1]
+table = SimpleNamespace(**runpy.run_path(str(SCRIPTS / "metrics_table.py")))
 NOW = 1_000_000.0
 
 
@@ -89,6 +93,62 @@ def test_every_refusal_of_a_call_begins_at_zero(house: House) -> None:
 
 def _words_of_reasons(path: Path) -> set[str]:
     return set(re.findall(r'\breason ?= ?"([A-Z_]+)"', path.read_text("utf-8")))
+
+
+LABELS = {
+    "grpc_type", "grpc_service", "grpc_method", "grpc_code", "rpc", "verdict", "reason", "kind",
+    "phase", "generation", "version", "python", "certificate", "client", "signal", "le",
+}  # fmt: skip
+
+
+def test_every_metric_says_what_it_is_in_which_unit() -> None:
+    for family in table.families():
+        assert len(family.documentation.split()) >= 2, family.name
+        assert family.type in {"counter", "gauge", "histogram"}, family.name
+        assert re.fullmatch(r"(grpc_server|ndoo)(_[a-z]+)+", family.name)
+        is_time = re.match(r"Time |When |Moment |Age |Seconds |How late ", family.documentation)
+        assert bool(is_time) == family.name.endswith("_seconds"), family.name
+        assert (family.type == "histogram") <= family.name.endswith("_seconds"), family.name
+
+
+def test_no_label_or_help_can_hold_a_number_of_a_person() -> None:
+    for family in table.families():
+        for sample in family.samples:
+            assert set(sample.labels) <= LABELS, family.name
+        told = [family.documentation, *(str(sample.labels) for sample in family.samples)]
+        assert not re.search(r"\d{6}", " ".join(told)), family.name
+
+
+def test_the_page_of_them_is_true() -> None:
+    text = table.PAGE.read_text("utf-8")
+    assert table.page(text) == text, "run '.venv/bin/python scripts/metrics_table.py'"
+
+
+def test_clients_that_are_gone_leave_no_series(house: House) -> None:
+    house.metrics.on_clients(["clinic", "registry"])
+    for client in ("clinic", "registry"):
+        assert house.value("ndoo_client_numbers_total", client=client) == 0
+        house.metrics.on_budget(client, 10)
+        house.metrics.on_signal(client, "SEQUENTIAL", True)
+    house.metrics.on_clients(["registry"])
+    of_clients = {
+        sample.labels["client"]
+        for family in house.metrics.registry.collect()
+        for sample in family.samples
+        if "client" in sample.labels
+    }
+    assert of_clients == {"registry"}
+    assert house.value("ndoo_client_signal", client="registry", signal="SEQUENTIAL") == 1
+
+
+def test_a_bulk_message_is_timed_by_its_method(house: House) -> None:
+    answers = Answers(3, b"\1", b"\2", 1, 1)
+    for method in ("Check", "StreamCheck"):
+        house.metrics.call("any", "service", method).count(answers, 0.004)
+        assert house.value("ndoo_numbers_total", rpc=method, verdict="opted_out") == 1
+    assert house.value("ndoo_chunk_seconds_count", rpc="StreamCheck") == 1
+    assert house.value("ndoo_chunk_seconds_sum", rpc="StreamCheck") == 0.004
+    assert house.value("ndoo_chunk_seconds_count", rpc="BatchCheck") == 0
 
 
 def test_what_is_counted_is_shown(house: House) -> None:

@@ -12,11 +12,14 @@ import pytest
 
 from ndoo import nhs_number
 from ndoo.config import Settings
+from ndoo.ops.audit import Audit
 from ndoo.ops.metrics import Metrics
 from ndoo.register.register import Flips
 from ndoo.register.replica import Phase, Replica, State
 from ndoo.register.view import View
 from ndoo.revision import Revision
+from ndoo.server.access import Door
+from ndoo.server.call import Traces
 from ndoo.server.server import Server
 from ndoo.v1 import check_pb2_grpc
 
@@ -72,12 +75,18 @@ MakeHouse = Callable[..., object]
 async def make_house() -> AsyncIterator[MakeHouse]:
     opened: list[tuple[Server, grpc.aio.Channel]] = []
 
-    async def make(**settings: object) -> House:
+    async def make(
+        *,
+        door: Door | None = None,
+        audit: Audit | None = None,
+        traces: Traces | None = None,
+        **settings: object,
+    ) -> House:
         given = {"feed": "dir:unused", "listen": "127.0.0.1:0", "grace_s": 5.0} | settings
         checked = Settings.from_env({}, **given)
         replica = Replica(checked.staleness_s_max)
         metrics = Metrics(replica, "test")
-        server = Server(checked, replica, metrics, "test")
+        server = Server(checked, replica, metrics, "test", door=door, audit=audit, traces=traces)
         address = await server.start()
         channel = grpc.aio.insecure_channel(
             address, options=[("grpc.use_local_subchannel_pool", 1)]

@@ -22,7 +22,9 @@ from prometheus_client import CollectorRegistry
 from ndoo.config import split_address
 from ndoo.errors import InputError
 from ndoo.ops.http import HttpEndpoint
-from ndoo.server.server import is_ready
+from ndoo.server import health
+from ndoo.server.access import OpenDoor
+from ndoo.server.caller import Caller
 from ndoo.v1 import check_pb2, check_pb2_grpc
 from server.conftest import NUMBERS, House, MakeHouse
 from support.answers import refused
@@ -87,13 +89,67 @@ async def test_new_calls_are_refused_while_stopping(house: House) -> None:
     stopping = asyncio.create_task(house.server.stop())
     await until_health_gone(house)
     async with grpc.aio.insecure_channel(house.address) as fresh:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await fresh.unary_unary(f"/{SERVICE}/Check")(b"", timeout=5)
-    assert caught.value.code() in {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-    }
+        for channel in (fresh, house.channel):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary(f"/{SERVICE}/Check")(b"", timeout=30)
+            got = refused(caught.value)
+            assert (got.code, got.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+            assert got.retry_s > 0
+    assert not house.server.is_ready()
+    assert house.server.has_started()
     call.cancel()
+    await stopping
+
+
+async def test_the_grace_can_be_ended(make_house: MakeHouse) -> None:
+    house = await make_house(grace_s=3600)
+    house.publish({NUMBER})
+    call = house.stub.StreamCheck()
+    await call.write(check_pb2.StreamCheckRequest(nhs_numbers=[NUMBER]))
+    await call.read()
+    stopping = asyncio.create_task(house.server.stop())
+    await until_health_gone(house)
+    house.server.hurry()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    got = refused(caught.value)
+    assert (got.code, got.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+    await stopping
+
+
+class Waiting(OpenDoor):
+    """Lets everybody in, and has everybody wait for room without end."""
+
+    client, marks = "", ()
+
+    def __init__(self) -> None:
+        self.waited = asyncio.Event()
+
+    def admit(self, rpc: str, caller: Caller) -> Waiting:
+        return self
+
+    def enter(self) -> None:
+        pass
+
+    take_place = release = enter
+
+    async def spend(self, numbers: int) -> None:
+        self.waited.set()
+        await asyncio.get_running_loop().create_future()
+
+
+async def test_a_stream_that_waits_for_its_rate_is_told_to_retry(make_house: MakeHouse) -> None:
+    door = Waiting()
+    house = await make_house(door=door, grace_s=0.05)
+    house.publish({NUMBER})
+    call = house.stub.StreamCheck()
+    await call.write(check_pb2.StreamCheckRequest(nhs_numbers=[NUMBER]))
+    await door.waited.wait()
+    stopping = asyncio.create_task(house.server.stop())
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    got = refused(caught.value)
+    assert (got.code, got.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
     await stopping
 
 
@@ -205,7 +261,7 @@ async def reflected_files(channel: grpc.aio.Channel, symbol: str) -> list[FileDe
 
 async def until_health_gone(house: House) -> None:
     """Until the server has begun to stop: NOT_SERVING is the first thing it does."""
-    while house.server._health._server_status[SERVICE] != NOT_SERVING:
+    while house.server._health.answers[SERVICE] != health.NOT_SERVING:
         await asyncio.sleep(0)
     await asyncio.sleep(0)
 
@@ -219,14 +275,27 @@ def fetch(address: str, path: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
+def endpoint_of(house: House, listen: str = "127.0.0.1:0") -> HttpEndpoint:
+    server = house.server
+    return HttpEndpoint(
+        listen, house.metrics.registry, has_started=server.has_started, is_ready=server.is_ready
+    )
+
+
 async def test_http_endpoint(make_house: MakeHouse) -> None:
     house = await make_house()
-    endpoint = HttpEndpoint("127.0.0.1:0", house.metrics.registry, lambda: is_ready(house.replica))
+    endpoint = endpoint_of(house)
     try:
         assert await asyncio.to_thread(fetch, endpoint.address, "/livez") == (200, "alive\n")
-        assert (await asyncio.to_thread(fetch, endpoint.address, "/readyz"))[0] == 503
+        for probe in ("/startupz", "/readyz"):
+            assert (await asyncio.to_thread(fetch, endpoint.address, probe))[0] == 503
         house.publish({NUMBER})
         assert await asyncio.to_thread(fetch, endpoint.address, "/readyz") == (200, "ready\n")
+        assert await asyncio.to_thread(fetch, endpoint.address, "/startupz") == (200, "started\n")
+        house.publish({NUMBER}, suspended=True)
+        assert (await asyncio.to_thread(fetch, endpoint.address, "/readyz"))[0] == 503
+        assert (await asyncio.to_thread(fetch, endpoint.address, "/startupz"))[0] == 200
+        house.publish({NUMBER})
         assert (await asyncio.to_thread(fetch, endpoint.address, "/other"))[0] == 404
         status, text = await asyncio.to_thread(fetch, endpoint.address, "/metrics")
         assert status == 200
@@ -240,7 +309,7 @@ async def test_http_endpoint(make_house: MakeHouse) -> None:
             assert line in text.splitlines()
         assert "process_resident_memory_bytes" in text
         with pytest.raises(InputError, match="Cannot listen on"):
-            HttpEndpoint(endpoint.address, house.metrics.registry, lambda: True)
+            endpoint_of(house, endpoint.address)
     finally:
         endpoint.close()
 
@@ -250,7 +319,7 @@ def endpoint() -> Iterator[HttpEndpoint]:
     def broken() -> bool:
         raise ValueError(f"secret {NUMBER}")
 
-    opened = HttpEndpoint("[::1]:0", CollectorRegistry(), broken)
+    opened = HttpEndpoint("[::1]:0", CollectorRegistry(), has_started=broken, is_ready=broken)
     yield opened
     opened.close()
 

@@ -9,6 +9,7 @@ import json
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -134,6 +135,30 @@ def test_sigterm_lets_a_running_stream_finish_and_exits_with_0(place: Place, ser
         assert list(stream) == []
     assert json.loads(service.popen.stdout.readline())["event"] == "stopped"
     assert service.popen.wait() == 0
+
+
+def test_a_second_sigterm_ends_the_grace_in_order(place: Place, serve: Serve) -> None:
+    place.loaded(1)
+    service = serve("--grace-s", "3600")
+    requests: queue.SimpleQueue[check_pb2.StreamCheckRequest | None] = queue.SimpleQueue()
+    requests.put(check_pb2.StreamCheckRequest(nhs_numbers=[int(number(3))]))
+    host, _, port = service.http.rpartition(":")
+    with (
+        grpc.insecure_channel(service.grpc) as channel,
+        socket.create_connection((host, int(port))),  # which says nothing, and holds up nobody
+    ):
+        stream = check_pb2_grpc.OptOutCheckStub(channel).StreamCheck(iter(requests.get, None))
+        assert next(stream).chunk.cleared == b"\x01"
+        service.popen.send_signal(signal.SIGTERM)
+        assert json.loads(service.popen.stdout.readline())["event"] == "stopping"
+        service.popen.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(stream)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        events = [json.loads(line)["event"] for line in service.popen.stdout]
+        assert events[-1] == "stopped"
+        assert service.popen.wait(timeout=60) == 0
+        requests.put(None)
 
 
 def test_a_port_in_use_is_told_in_one_sentence(place: Place, serve: Serve) -> None:

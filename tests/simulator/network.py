@@ -69,7 +69,7 @@ class Server:
 
     def execute(self, session: Session, request: Request) -> object:
         writes = self.model.writes
-        if _reads([request], b":snapshot"):
+        if _loads([request]):
             self.on_snapshot_read()
         reply = session.call(request)
         if self.model.writes != writes:
@@ -141,11 +141,11 @@ class Wire:
 
     def _cut_before(self, requests: Sequence[Request]) -> bool:
         link = self._link
-        if _reads(requests, b":snapshot"):
-            link.after_snapshot = True
-        elif link.after_snapshot and _reads(requests, b":changes"):
+        if link.after_snapshot and _reads(requests, b":changes"):
             link.after_snapshot = False
             return link.strikes("disconnect between snapshot and tail")
+        if _loads(requests):
+            link.after_snapshot = True
         return False
 
     def _arrive(self, requests: Sequence[Request]) -> None:
@@ -179,7 +179,7 @@ class Wire:
 
     def _answer(self, requests: Sequence[Request], reply: bytes) -> None:
         fault = ""
-        if _reads(requests, b":snapshot"):
+        if _loads(requests):
             fault = "disconnect inside the snapshot"
         elif _reads(requests, b":changes"):
             fault = "disconnect in the tail"
@@ -239,6 +239,11 @@ def _is_greeting(requests: Sequence[Request]) -> bool:
 def _reads(requests: Sequence[Request], key: bytes) -> bool:
     reading = {b"HMGET", b"XRANGE"}
     return any(each[0] in reading and each[1].endswith(key) for each in requests)
+
+
+def _loads(requests: Sequence[Request]) -> bool:
+    """Not a look at the changes, which asks only when the snapshot was made."""
+    return any(_reads([each], b":snapshot") and b"register" in each for each in requests)
 
 
 def _writes(requests: Sequence[Request]) -> bool:

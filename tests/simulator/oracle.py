@@ -12,11 +12,12 @@ Wrong is, in the order of what it would do to people:
 Where storage forgot changes and gave their numbers to others, one revision has two states. A
 replica that published of the one may never go on to the other (3). Which of them a replica follows
 that knew neither, nobody can tell who does not see the sequence of servers from outside, and the
-truth follows storage: `as_of` is held to what storage holds at that moment. Nor can a replica tell
-whose last change was trimmed before it looked again, or has another in its place with the same
-number and the same id (made in the same millisecond of a slower clock), or that finds storage back
-at a generation which it never saw: nothing that is left speaks of it. Such cases are counted, as
-beyond proof.
+truth follows storage: `as_of` is held to what storage held at that moment and has not lost since:
+what was asked of one server, another may have answered. Nor can a replica tell whose last change
+was trimmed before it looked again, or has another in its place with the same number and the same id
+(made in the same millisecond of a slower clock) and is known by its place alone, or that finds
+storage back at a generation which it never saw: nothing that is left speaks of it. Such cases are
+counted, as beyond proof.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Oracle:
     known: list[Node] = field(default_factory=list)  # what was reached, by earlier processes too
     restored: bool = False  # only by earlier processes so far
     _before: list[Node] = field(default_factory=list)  # what the process before knew
+    _left: list[Node] = field(default_factory=list)  # and went on from without proof
     since: float = 0.0  # it follows what storage holds; an `as_of` from before is of a lost history
     eras: set[int] = field(default_factory=set)  # the generations it saw
     _judged: tuple[View | None, float] = (None, 0.0)
@@ -98,11 +100,18 @@ class Oracle:
         if not self.shown:
             return
         asked_at = self.clock.real(state.as_of)
-        tip = self.truth.tip_at(asked_at)
-        if asked_at < self.since or tip is None:
-            return
-        if not any(node.includes(tip) for node in self.shown):
+        tip = self._held_since(asked_at)
+        if tip is not None and not any(node.includes(tip) for node in self.shown):
             self._is_wrong(f"as_of {asked_at:.3f} at which storage had come to {_told(tip)}", view)
+
+    def _held_since(self, moment: float) -> Node | None:
+        """What storage had come to at *moment*, unless it has lost that again: what was asked of
+        one server, another may have answered.
+        """
+        tip, now = self.truth.tip_at(moment), self.truth.tip
+        if moment < self.since or tip is None or now is None:
+            return None
+        return tip if now.includes(tip) else None
 
     def ask(self, replica: Replica) -> None:
         """Ask *replica* about everybody, as a call does, and judge the answers."""
@@ -114,7 +123,8 @@ class Oracle:
             return
         self.answered += 1
         self._judge_view(state.verified, continues=False)
-        if any(node.suspended for node in self.shown):
+        followed = self._followed()
+        if followed and all(node.suspended for node in followed):
             self._is_wrong("answered while suspended", state.verified)
         if self.answered % PAST_ASKED_EVERY == 0 and self.shown and state.history:
             self._ask_of_the_past(state, self.shown[0])
@@ -141,11 +151,13 @@ class Oracle:
         self.answered_past += 1
         if not any(_opted_out(view) == each.out for each in self._lines(node.seq)):
             self._is_wrong("an earlier revision differs from what it was", view)
-        tip = self.truth.tip_at(as_of)
-        if as_of < self.since or tip is None:
-            return
-        if not any(each.includes(tip) for each in self._lines(node.seq)):
+        tip = self._held_since(as_of)
+        if tip is not None and not any(each.includes(tip) for each in self._lines(node.seq)):
             self._is_wrong(f"as_of {as_of:.3f} of an earlier revision, not of {_told(tip)}", view)
+
+    def _followed(self) -> list[Node]:
+        """What the view in use may be, less what does not go on from what was known."""
+        return [node for node in self.shown if node in self.known] or self.shown
 
     def _lines(self, seq: int) -> list[Node]:
         """The states after change *seq* of the histories that this replica may be following."""
@@ -166,13 +178,15 @@ class Oracle:
 
     def _judge_course(self, right: list[Node], view: View) -> None:
         """Whether the states that *view* may be go on from what this replica knows."""
-        if self.restored and any(known.includes(node) for node in right for known in self.known):
+        known_once = self.known + self._left
+        if self.restored and any(known.includes(node) for node in right for known in known_once):
             return  # what it kept, which may be older than what it knows
         self.restored = False
         if self.known and right:
             followed = [n for n in right if any(n.includes(before) for before in self.known)]
             if not followed and self._is_beyond_proof(right):
                 self.beyond_proof += 1
+                self._left += self.known
                 self.since = self.clock.schedule.now
             elif not followed:
                 self._is_wrong(f"does not go on from {_told(self.known[0])}", view)

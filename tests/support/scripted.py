@@ -49,6 +49,8 @@ class Observer:
         self.refused: list[str] = []
         self.changes: dict[Kind, int] = {}
         self.published: list[float] = []
+        self.behind: list[int] = []
+        self.snapshots: list[float] = []
         self.recorded_at = 0.0
 
     def on_connected(self, connected: bool) -> None:
@@ -65,6 +67,12 @@ class Observer:
         self.recorded_at = recorded_at
         for kind, count in counts.items():
             self.changes[kind] = self.changes.get(kind, 0) + count
+
+    def on_behind(self, changes: int) -> None:
+        self.behind.append(changes)
+
+    def on_snapshot(self, made_at: float) -> None:
+        self.snapshots.append(made_at)
 
     def on_published(self, seconds: float) -> None:
         self.published.append(seconds)

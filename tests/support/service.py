@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -11,13 +12,13 @@ import sys
 class Service:
     """`ndoo serve` on a port that stays the same."""
 
-    def __init__(self, feed: str) -> None:
+    def __init__(self, feed: str, *flags: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{probe.getsockname()[1]}"
         self._command = [
             sys.executable, "-m", "ndoo", "serve", "--feed", feed, "--listen", self.address,
-            "--http-listen", "127.0.0.1:0",
+            "--http-listen", "127.0.0.1:0", *flags,
         ]  # fmt: skip
         self.start()
 
@@ -27,6 +28,17 @@ class Service:
             if json.loads(line).get("phase") == "LIVE":
                 return
         raise AssertionError("the service ended before it was live")
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def stop(self) -> None:
+        """In order."""
+        with self._process:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.communicate(timeout=60)
+        assert self._process.returncode == 0
 
     def kill(self) -> None:
         with self._process:  # which waits, and closes the pipe

@@ -15,7 +15,7 @@ import click
 from ndoo.cli.block import BadRows
 from ndoo.cli.checking import Checking
 from ndoo.cli.console import hide_numbers, signals_held, tell
-from ndoo.cli.options import channel_to, target_option
+from ndoo.cli.options import Manner, channel_to, manner_options, target_option
 from ndoo.cli.output import Made, Spool, WholeFile, spool, whole_file, whole_folder
 from ndoo.cli.places import STANDARD, Inputs, refuse_clash
 from ndoo.cli.progress import progress
@@ -43,6 +43,7 @@ TIMEOUT_S = 30.0
 @click.option("--at-least-as-fresh", metavar="TOKEN", default="", help="Wait for this revision.")
 @click.option("--dry-run", is_flag=True, help="Count, and write no rows; OUT may be left out.")
 @click.option("--force", is_flag=True, help="Replace existing files.")
+@manner_options
 @click.pass_context
 def check(context: click.Context, /, given: str, output: str | None, **options: Any) -> None:
     """Write those rows of IN into OUT whose people have not opted out.
@@ -77,6 +78,7 @@ class _Job:
 
     inputs: Inputs
     target: str
+    manner: Manner
     column: str | None
     output: Path | None
     report: Path | None
@@ -137,9 +139,12 @@ class _Job:
 
     def _answer(self, output: Made | None) -> Summary:
         """All rows of all files, at the revision that is the newest when it begins."""
+        manner = self.manner
         with (
-            channel_to(self.target) as channel,
-            Client(self.target, timeout_s=TIMEOUT_S) as client,
+            channel_to(self.target, manner) as channel,
+            Client(
+                self.target, tls=manner.tls, timeout_s=TIMEOUT_S, **manner.introduction
+            ) as client,
             progress(self.inputs.size()) as seen,
         ):
             freshness = self.at_least_as_fresh

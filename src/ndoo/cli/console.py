@@ -8,10 +8,12 @@ an NHS number: click, the system and people put arguments into messages.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +91,18 @@ def signals_held() -> Iterator[None]:
             signal.signal(which, handler)
         for number in held:
             signal.raise_signal(number)
+
+
+def hush_libraries() -> None:
+    """What nobody catches, or a library logs, is not printed with its words."""
+    logging.getLogger().addHandler(logging.NullHandler())
+    threading.excepthook = lambda args: _tell_fault(args.exc_value)
+    sys.unraisablehook = lambda args: _tell_fault(args.exc_value)
+
+
+def _tell_fault(error: BaseException | None) -> None:
+    if isinstance(error, Exception):
+        tell(f"Error: {_fault_of_ours(error)}")
 
 
 def _ending(error: Exception) -> tuple[str, int]:

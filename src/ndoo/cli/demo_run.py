@@ -6,8 +6,9 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty
 from typing import TYPE_CHECKING
 
 import click
@@ -25,6 +26,7 @@ from ndoo.client import (
     get_register,
     open_channel,
 )
+from ndoo.client.crew import Crew, Outcome
 from ndoo.nhs_number import Numbers
 
 if TYPE_CHECKING:
@@ -129,27 +131,31 @@ def _shared_out(numbers: Numbers) -> Iterator[Numbers]:
 
 
 def _run_all(shares: Sequence[_Share], exactly_at: str) -> list[Summary]:
-    with ThreadPoolExecutor(len(shares)) as threads:
-        try:
-            runs = [threads.submit(share.run, exactly_at) for share in shares]
-            _watch(runs, shares)
-            return [run.result() for run in runs]
-        except BaseException:
-            for share in shares:
-                share.channel.close()  # ends the other streams, which are waited for
-            raise
+    crew = Crew(len(shares))
+    try:
+        runs = [crew.begin(partial(share.run, exactly_at)) for share in shares]
+        return _results(runs, shares)
+    except BaseException:
+        for share in shares:
+            share.channel.close()  # ends the other streams, which are waited for
+        raise
+    finally:
+        crew.dismiss()
+        crew.wait()
 
 
-def _watch(runs: Sequence[Future[Summary]], shares: Sequence[_Share]) -> None:
-    """A bar on stderr until all are done, if somebody watches."""
+def _results(runs: Sequence[Outcome[Summary]], shares: Sequence[_Share]) -> list[Summary]:
+    """What comes of *runs*; a bar on stderr until all are done, if somebody watches."""
     if not sys.stderr.isatty():
-        wait(runs)
-        return
+        return [run.result() for run in runs]
     length = sum(len(share.numbers) for share in shares)
+    summaries: list[Summary] = []
     with click.progressbar(length=length, label="Streaming", file=sys.stderr) as bar:
-        while wait(runs, timeout=_BAR_STEP_S).not_done:
+        while len(summaries) < len(runs):
+            with contextlib.suppress(Empty):
+                summaries.append(runs[len(summaries)].result(_BAR_STEP_S))
             bar.update(sum(share.answered for share in shares) - bar.pos)
-        bar.update(length - bar.pos)
+    return summaries
 
 
 def _wrong(shares: Sequence[_Share], questions: Questions) -> int:

@@ -19,6 +19,7 @@ from ndoo.cli.console import tell
 from ndoo.cli.moment import read_moment
 from ndoo.cli.options import column_option, feed_option, publisher_to
 from ndoo.cli.rows import open_list, read_rows
+from ndoo.cli.signing import seal_of, sign_option, trusted
 from ndoo.config import Settings
 from ndoo.errors import InputError
 from ndoo.nhs_number import Keys
@@ -73,6 +74,7 @@ skip_bad_option = click.option(
     help="Go on though more people are released or added, or the feed cannot be read in full.",
 )
 @skip_bad_option
+@sign_option
 def load(
     file: str,
     feed: str | None,
@@ -83,6 +85,7 @@ def load(
     jump_max: float | None,
     accept_jump: bool,
     skip_bad: bool,
+    key: str | None,
 ) -> None:
     """Replace the register in a feed by the opted-out numbers in FILE ("-" is standard input).
 
@@ -114,7 +117,7 @@ def load(
         elif reconcile:
             _reconcile(feed, reading, keys, terms)
         else:
-            _load(feed, keys, rows, terms)
+            _load(feed, keys, rows, terms, key)
 
 
 def read_source(file: str, column: str | None, *, skip_bad: bool) -> tuple[BitMap, int]:
@@ -146,7 +149,7 @@ def feed_to_read(url: str | None) -> Iterator[Feed]:
     from ndoo.feed.url import open_feed  # noqa: PLC0415  (the base install has no feeds)
 
     settings = Settings.from_env(os.environ, feed=url)
-    with contextlib.closing(open_feed(settings.feed, settings.prefix)) as feed:
+    with contextlib.closing(open_feed(settings.feed, settings.prefix, trusted(settings))) as feed:
         yield feed
 
 
@@ -186,8 +189,8 @@ def _compare(feed: Feed, keys: BitMap, terms: Terms) -> None:
     click.echo("Nothing was changed.")
 
 
-def _load(url: str | None, keys: BitMap, rows: int, terms: Terms) -> None:
-    with publisher_to(url) as publisher:
+def _load(url: str | None, keys: BitMap, rows: int, terms: Terms, key: str | None) -> None:
+    with publisher_to(url, seal_of(url, key, builds_on=False)) as publisher:
         revision = publisher.load(keys, terms)
     repeated = f" ({rows - len(keys):,} repeated)" if rows > len(keys) else ""
     click.echo(f"Loaded {len(keys):,} opt-outs{repeated}.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
 
 import click
 
+from ndoo.cli.audit import audit
 from ndoo.cli.check import check
-from ndoo.cli.console import Commands, end_on_sigterm, refuse_closed_streams
+from ndoo.cli.console import Commands, end_on_sigterm, hush_libraries, refuse_closed_streams
 from ndoo.cli.demo import demo
 from ndoo.cli.load import load
 from ndoo.cli.record import record
@@ -44,13 +44,13 @@ def commands() -> None:
     """  # noqa: D301  (\b is for click)
 
 
-for _command in (check, demo, load, record, serve, snapshot, status, verify):
+for _command in (audit, check, demo, load, record, serve, snapshot, status, verify):
     commands.add_command(_command)
 
 
 def main() -> None:
     """The entry point."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its errors come as statuses; it logs them too
     refuse_closed_streams()
+    hush_libraries()
     end_on_sigterm()
     commands.main(prog_name="ndoo")

@@ -9,22 +9,27 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ndoo.cli.signing import trusted
 from ndoo.config import Settings
+from ndoo.errors import InputError
 from ndoo.ops.logs import log_event, set_up
 from ndoo.ops.memory import collect_rarely, use_one_heap
 
 if TYPE_CHECKING:
     from ndoo.feed.feed import Feed
-    from ndoo.feed.keeper import Keeper, KeeperObserver
+    from ndoo.feed.keeper import Keeper
+    from ndoo.ops.metrics import Metrics
     from ndoo.ops.watch import Sign, Watch
     from ndoo.register.replica import Replica, State
+    from ndoo.server.access import Door
+    from ndoo.server.call import Traces
 
 FIRST_REGISTER_S_MAX = 2.0
 """How long "listening" waits for the first register, so that who waits for it finds answers."""
@@ -41,6 +46,8 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
         shown = (
             ""
             if default is dataclasses.MISSING
+            else f" Default: {str(default).lower()}."
+            if isinstance(default, bool)
             else f" Default: {default:,.9g}."
             if isinstance(default, int | float)
             else f" Default: {default or 'none'}."
@@ -57,13 +64,18 @@ def serve(**overrides: Any) -> None:
 
     \b
     ndoo serve --feed dir:./feed
-    NDOO_FEED=redis://cache.internal:6379/0 ndoo serve --listen 0.0.0.0:50551
+    NDOO_FEED=redis://cache.internal:6379/0 ndoo serve --listen 0.0.0.0:50551 \\
+        --tls-certificate tls.crt --tls-key tls.key
 
     Logs JSON lines; the one with "event": "listening" names both addresses once calls are welcome.
-    SIGTERM stops it in order: health says NOT_SERVING, running calls finish, exit 0.
+    SIGTERM stops it in order: health says NOT_SERVING, running calls finish, exit 0. A second one
+    ends their time to finish.
     """  # noqa: D301  (\b is for click)
     settings = Settings.from_env(os.environ, **overrides)
+    from ndoo.ops.crashes import leave_no_core
+
     use_one_heap()
+    leave_no_core()
     import uvloop
 
     uvloop.run(_serve(settings))
@@ -71,25 +83,23 @@ def serve(**overrides: Any) -> None:
 
 async def _serve(settings: Settings) -> None:
     from ndoo.feed.follower import Follower
-    from ndoo.feed.url import open_feed
+    from ndoo.ops.audit_log import auditing
     from ndoo.ops.http import HttpEndpoint
     from ndoo.ops.metrics import Metrics
     from ndoo.ops.watch import Watch
     from ndoo.register.replica import Replica
-    from ndoo.server.server import Server, is_ready
+    from ndoo.server.server import Server
 
     collect_rarely()
 
     stop = _stop_signal()  # first: whatever runs from here on is ended in order
-    set_up(settings.log_level)
-    feed = open_feed(settings.feed, settings.prefix)
     replica = Replica(settings.staleness_s_max)
     replica.listen(_StateLog())
     watch = Watch(settings.silence_s_max, settings.jump_max)
     replica.listen(_SignLog(watch))
     software = version("ndoo")
     metrics = Metrics(replica, software, watch=watch)
-    keeper = _keeper(settings, feed, metrics)
+    feed, keeper = _feed_and_keeper(settings, metrics)
     follower = Follower(
         feed,
         replica,
@@ -98,11 +108,20 @@ async def _serve(settings: Settings) -> None:
         history_s=settings.history_s,
         keeper=keeper,
     )
-    server = Server(settings, replica, metrics, software)
     thread = threading.Thread(target=follower.run, name="follower")
     first_news = _first_news(replica)
     async with contextlib.AsyncExitStack() as ending:
-        http = HttpEndpoint(settings.http_listen, metrics.registry, lambda: is_ready(replica))
+        ending.enter_context(_events(settings, metrics))
+        audit = ending.enter_context(auditing(settings, metrics))
+        door = await ending.enter_async_context(_door(settings, metrics))
+        traces = _traces(settings, software, ending)
+        server = Server(settings, replica, metrics, software, door=door, audit=audit, traces=traces)
+        http = HttpEndpoint(
+            settings.http_listen,
+            metrics.registry,
+            has_started=server.has_started,
+            is_ready=server.is_ready,
+        )
         ending.callback(http.close)
         grpc_address = await server.start()
         if keeper is not None:
@@ -118,21 +137,92 @@ async def _serve(settings: Settings) -> None:
         await asyncio.wait(
             {first_news, stop}, timeout=FIRST_REGISTER_S_MAX, return_when=asyncio.FIRST_COMPLETED
         )
-        log_event("info", "listening", grpc=grpc_address, http=http.address, feed=feed.name)
+        addresses = {"grpc": grpc_address, "http": http.address, "health": server.health_address}
+        log_event("info", "listening", **addresses, tls=server.has_tls, feed=feed.name)
         await stop
+        _on_signal(server.hurry)
         log_event("info", "stopping")
-    log_event("info", "stopped")
 
 
-def _keeper(settings: Settings, feed: Feed, observer: KeeperObserver) -> Keeper | None:
-    """Who keeps the register in the state directory, if there is to be one. Raises InputError."""
-    from ndoo.feed.keeper import Keeper
-    from ndoo.feed.state import StateDirectory
+@contextlib.contextmanager
+def _events(settings: Settings, metrics: Metrics) -> Iterator[None]:
+    """Events are written until the block ends; faults and stalls are among them."""
+    from ndoo.ops.crashes import log_faults
+    from ndoo.ops.stalls import watching_for_stalls
 
-    if not settings.state_dir:
+    events = set_up(settings.log_level, settings.log_format, metrics)
+    log_faults(asyncio.get_running_loop())
+    try:
+        with watching_for_stalls(metrics):
+            yield
+        log_event("info", "stopped")
+    finally:
+        events.end()
+
+
+def _traces(settings: Settings, software: str, ending: contextlib.AsyncExitStack) -> Traces | None:
+    """Who sends spans until the *ending*, if there are to be any. Raises InputError."""
+    if not settings.traces:
         return None
-    directory = StateDirectory(Path(settings.state_dir), f"{feed.name} {settings.prefix}")
-    return Keeper(directory, clock=time.time, observer=observer)
+    try:
+        from ndoo.ops.tracing import Tracing
+    except ModuleNotFoundError:
+        raise InputError(
+            "NDOO_TRACES needs OpenTelemetry; install it with: pip install 'ndoo[server,otel]'"
+        ) from None
+    from ndoo.server.calls import SERVICE_NAME
+
+    tracing = Tracing(SERVICE_NAME, software)
+    ending.callback(tracing.close)
+    return tracing
+
+
+@contextlib.asynccontextmanager
+async def _door(settings: Settings, metrics: Metrics) -> AsyncIterator[Door]:
+    """Who lets callers in: everybody, or the clients that are named. Raises InputError."""
+    if not settings.clients:
+        from ndoo.server.access import OpenDoor
+
+        yield OpenDoor()
+        return
+    # What it takes to import the rest is for those alone who have clients.
+    from ndoo.budgets.open import open_store
+    from ndoo.server.budgets import Ledger
+    from ndoo.server.gate import Gate
+    from ndoo.server.quotas import Quotas
+    from ndoo.server.rules import RulesFiles
+
+    files = RulesFiles(settings, metrics)
+    ledger = None
+    if settings.budgets:
+        store = open_store(settings.budgets, settings.prefix)
+        ledger = Ledger(store, metrics, fail_open=settings.budgets_fail_open)
+    quotas = Quotas(metrics, ledger)
+    threading.Thread(target=files.run, name="policy", daemon=True).start()
+    try:
+        yield Gate(files, quotas)
+    finally:
+        files.stop()
+        await quotas.close()
+
+
+def _feed_and_keeper(settings: Settings, metrics: Metrics) -> tuple[Feed, Keeper | None]:
+    """Where opt-outs come from, and who keeps them, if there is to be one. Raises InputError."""
+    from ndoo.feed.keeper import Keeper
+    from ndoo.feed.signed import SignedFeed
+    from ndoo.feed.state import StateDirectory
+    from ndoo.feed.url import open_feed
+
+    verify = trusted(settings)
+    feed = open_feed(settings.feed, settings.prefix, verify)
+    state = None
+    if settings.state_dir:
+        # What was kept while snapshots need not be signed is of another feed: anybody's.
+        identity = f"{feed.name} {settings.prefix}{' signed' if verify else ''}"
+        state = StateDirectory(Path(settings.state_dir), identity)
+    if verify is not None:
+        feed = SignedFeed(feed, state, clock=time.time, refused=metrics.on_state_refused)
+    return feed, Keeper(state, clock=time.time, observer=metrics) if state else None
 
 
 class _SignLog:
@@ -183,12 +273,16 @@ class _StateLog:
 
 
 def _stop_signal() -> asyncio.Future[None]:
-    """Done at the first SIGTERM or SIGINT; more of them change nothing."""
-    loop = asyncio.get_running_loop()
-    stop = loop.create_future()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _complete, stop)
+    """Done at the first SIGTERM or SIGINT."""
+    stop = asyncio.get_running_loop().create_future()
+    _on_signal(_complete, stop)
     return stop
+
+
+def _on_signal(act: Callable[..., None], *arguments: Any) -> None:
+    """Have SIGTERM and SIGINT do this from now on."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, act, *arguments)
 
 
 def _complete(future: asyncio.Future[None]) -> None:

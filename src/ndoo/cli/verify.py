@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -15,8 +15,16 @@ import click
 from ndoo.cli.comparison import show
 from ndoo.cli.console import FAILED, tell
 from ndoo.cli.load import drawn_at_option, feed_to_read, read_source, skip_bad_option
-from ndoo.cli.options import channel_to, checked_target, column_option, feed_option
+from ndoo.cli.options import (
+    Manner,
+    channel_to,
+    checked_target,
+    column_option,
+    feed_option,
+    manner_options,
+)
 from ndoo.client import CallFailed, get_register
+from ndoo.client.crew import each_aside
 from ndoo.client.errors import ClientError
 from ndoo.errors import NdooError
 
@@ -81,6 +89,7 @@ def checked_targets(
     help="How long replicas may take to reach the feed's revision.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+@manner_options
 @click.pass_context
 def verify(
     context: click.Context,
@@ -92,6 +101,7 @@ def verify(
     skip_bad: bool,
     wait_s: float,
     as_json: bool,
+    manner: Manner,
 ) -> None:
     """Compare the source FILE, a feed as it is now, and replicas, by revision, count and digest.
 
@@ -108,7 +118,8 @@ def verify(
     try:
         with feed_to_read(feed) as reading:
             source = read_source(file, column, skip_bad=skip_bad)[0] if file else None
-            findings, settled = _verify(reading, source, targets, drawn_at, wait_s)
+            ask = partial(_of_replica, manner=manner, wait_s=wait_s)
+            findings, settled = _verify(reading, source, targets, drawn_at, ask)
     except (NdooError, ClientError, OSError) as error:
         tell(f"Error: {error}")
         context.exit(UNASKED)
@@ -139,7 +150,7 @@ def _verify(
     source: BitMap | None,
     targets: Sequence[str],
     drawn_at_ms: int | None,
-    wait_s: float,
+    ask: Callable[[str, _Expected], Finding],
 ) -> tuple[list[Finding], Settled | None]:
     """All findings, the feed's first, and the source beside the register if there is one."""
     from ndoo.publish.fold import fold, settle_with  # noqa: PLC0415  (the base install has none)
@@ -154,9 +165,7 @@ def _verify(
     if source is not None:
         settled, _ = settle_with(feed, found, source, Terms(drawn_at_ms, jump_max=math.inf))
         findings.append(_of_source(settled, len(source)))
-    with ThreadPoolExecutor(max_workers=len(targets) + 1) as pool:
-        asked = [pool.submit(_of_replica, target, expected, wait_s) for target in targets]
-        findings += [each.result() for each in asked]
+    findings += each_aside(lambda each: ask(each, expected), targets, threads=len(targets))
     return findings, settled
 
 
@@ -167,12 +176,12 @@ def _of_source(settled: Settled, count: int) -> Finding:
     return Finding("source", DIFFERS, count, f"{why}.")
 
 
-def _of_replica(target: str, expected: _Expected, wait_s: float) -> Finding:
+def _of_replica(target: str, expected: _Expected, *, manner: Manner, wait_s: float) -> Finding:
     deadline = time.monotonic() + wait_s
     while True:
         left_s = deadline - time.monotonic()
         try:
-            return _of_answer(target, _ask(target, expected, left_s), expected)
+            return _of_answer(target, _ask(target, manner, expected, left_s), expected)
         except CallFailed as error:
             if error.reason not in _PASSING or left_s <= _PAUSE_S:
                 outcome = DIFFERS if error.reason in _ELSEWHERE else NOT_ASKED
@@ -182,9 +191,11 @@ def _of_replica(target: str, expected: _Expected, wait_s: float) -> Finding:
         time.sleep(_PAUSE_S)
 
 
-def _ask(target: str, expected: _Expected, timeout_s: float) -> check_pb2.GetRegisterResponse:
+def _ask(
+    target: str, manner: Manner, expected: _Expected, timeout_s: float
+) -> check_pb2.GetRegisterResponse:
     token = expected.revision.token
-    with channel_to(target) as channel:
+    with channel_to(target, manner) as channel:
         return get_register(channel, exactly_at=token, with_digest=True, timeout_s=timeout_s)
 
 

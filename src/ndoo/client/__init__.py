@@ -35,6 +35,8 @@ the service itself calls worth another try, are tried again, on the next replica
 
 `AsyncClient` has the same methods for asyncio, and puts concurrent checks into common messages.
 `Client(["one:50551", "other:50551"], tls=Tls(ca="ca.pem"))` knows several replicas, over TLS.
+`Client(..., token=read_token, purpose="research", reference="18/CAG/1")` says who asks, and what
+for, where the service wants to know; see `Introduction`.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ from ndoo.client.answers import Answer, ChunkAnswer, Revision, Summary, Verdict,
 from ndoo.client.channel import check, get_register, open_channel
 from ndoo.client.client import Client
 from ndoo.client.connections import Tls
-from ndoo.client.errors import CallFailed, ClientClosed, ClientError, IncompleteAnswer
+from ndoo.client.errors import CallFailed, ClientClosed, ClientError, IncompleteAnswer, NoToken
+from ndoo.client.introduction import Introduction
 from ndoo.client.stream import NUMBERS_PER_CHUNK_MAX, CheckStream, check_stream
 
 __all__ = [
@@ -58,6 +61,8 @@ __all__ = [
     "ClientClosed",
     "ClientError",
     "IncompleteAnswer",
+    "Introduction",
+    "NoToken",
     "Revision",
     "Summary",
     "Tls",

@@ -17,6 +17,7 @@ from ndoo.client.coalesce import Batch, Coalescer
 from ndoo.client.columns import Column, one_number, select
 from ndoo.client.connections import Connections, Tls
 from ndoo.client.errors import CallFailed, ClientClosed, failure_of
+from ndoo.client.introduction import Introduction, metadata_of
 from ndoo.client.job import Stop
 from ndoo.client.stream import run_header
 from ndoo.client.tries import LOST_REASONS, Tries
@@ -40,8 +41,12 @@ class AsyncClient:
         tls: Tls | None = None,
         timeout_s: float = TIMEOUT_S,
         streams: int = STREAMS,
+        **introduction: Unpack[Introduction],
     ) -> None:
-        self._client = Client(targets, tls=tls, timeout_s=timeout_s, streams=streams)
+        self._introduction = introduction
+        self._client = Client(
+            targets, tls=tls, timeout_s=timeout_s, streams=streams, **introduction
+        )
         self._connections = Connections(targets_of(targets), tls, _open_channel, self._close_later)
         self._closing: set[asyncio.Task[None]] = set()
         self._timeout_s = timeout_s
@@ -146,7 +151,11 @@ class AsyncClient:
             try:
                 method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
                 method = leased.channel.unary_unary(f"{SERVICE}/BatchCheck")
-                return await method(request, timeout=tries.remaining_s())
+                return await method(
+                    request,
+                    timeout=tries.remaining_s(),
+                    metadata=metadata_of(self._introduction) or None,
+                )
             except grpc.aio.AioRpcError as error:
                 failure = failure_of(error)
                 if failure.reason in LOST_REASONS:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import grpc
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from ndoo import nhs_number
 from ndoo.client.answers import Mask, Summary, Verdicts
 from ndoo.client.columns import Column
+from ndoo.client.crew import Crew, Outcome
 from ndoo.client.errors import IncompleteAnswer
 from ndoo.client.job import Job
 from ndoo.client.stream import check_stream
@@ -46,19 +47,20 @@ def check_columns(
     *columns* is read by the caller's thread, a few segments ahead. Raises what `check_column` does.
     """
     job.fix_revision()
-    pool = ThreadPoolExecutor(streams, thread_name_prefix="ndoo-stream")
+    crew = Crew(streams)
     pending: deque[_Group] = deque()
     try:
         for group in _groups(columns):
-            group.begin(job, pool, chunk_numbers)
+            group.begin(job, crew, chunk_numbers)
             pending.append(group)
             while sum(len(each.answers) for each in pending) > streams + _SEGMENTS_AHEAD:
                 yield from pending.popleft().verdicts()
         while pending:
             yield from pending.popleft().verdicts()
     finally:
+        crew.dismiss()
         job.stop.stop()  # nothing runs any more, unless this is the end of an error
-        pool.shutdown(cancel_futures=True)
+        crew.wait()
 
 
 @dataclass(slots=True)
@@ -72,18 +74,19 @@ class _Group:
     column: Column = field(init=False)
     cleared: Mask = field(init=False)
     invalid: Mask = field(init=False)
-    answers: list[Future[Summary]] = field(default_factory=list)
+    answers: list[Outcome[Summary]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.column = Column.joined(self.columns)
         self.cleared = np.zeros(len(self.column), dtype=np.bool_)
         self.invalid = np.zeros(len(self.column), dtype=np.bool_)
 
-    def begin(self, job: Job, pool: ThreadPoolExecutor, chunk_numbers: int) -> None:
+    def begin(self, job: Job, crew: Crew, chunk_numbers: int) -> None:
         length = len(self.column)
         for start in range(0, max(1, length), SEGMENT_NUMBERS):
             stop = min(length, start + SEGMENT_NUMBERS)
-            self.answers.append(pool.submit(self.check, job, start, stop, chunk_numbers))
+            check = partial(self.check, job, start, stop, chunk_numbers)
+            self.answers.append(crew.begin(check))
 
     def check(self, job: Job, start: int, stop: int, chunk_numbers: int) -> Summary:
         """One segment, asked until its summary has arrived."""
@@ -123,11 +126,13 @@ class _Group:
 def _groups(columns: Iterable[Column]) -> Iterator[_Group]:
     """*columns* put together until they fill a segment."""
     together: list[Column] = []
+    length = 0
     for column in columns:
         together.append(column)
-        if sum(map(len, together)) >= SEGMENT_NUMBERS:
+        length += len(column)
+        if length >= SEGMENT_NUMBERS:
             yield _Group(together)
-            together = []
+            together, length = [], 0
     if together:
         yield _Group(together)
 

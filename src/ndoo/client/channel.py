@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from queue import SimpleQueue
 from typing import Protocol
 
 import grpc
 
 from ndoo.client.answers import Answer, Summary, parse, read_answer, read_batch
 from ndoo.client.connections import Tls
+from ndoo.client.crew import aside, done_aside, is_main_thread
 from ndoo.client.errors import ClientClosed, failure_of
+from ndoo.client.introduction import Introduction, checked, introduced
 from ndoo.v1 import check_pb2
 
 SERVICE = "/ndoo.v1.OptOutCheck"
@@ -20,6 +24,9 @@ KEEPALIVE_MS = 30_000
 
 RECONNECT_MS_MAX = 1000
 """A service that was restarted is found again this soon; gRPC's own pauses grow to two minutes."""
+
+_READ_AHEAD = 4
+"""How many responses of a relayed call may wait for whoever takes them: bounded, and few pauses."""
 
 _ROUND_ROBIN = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 _OPTIONS = (
@@ -35,10 +42,16 @@ _OPTIONS = (
 )
 
 
-class Responses(Iterator[bytes], Protocol):
-    """What comes back of a call that streams. Raises grpc.RpcError."""
+class StreamingCall(Iterator[bytes], Protocol):
+    """A call of one of the streaming methods. Iterate over it for the responses, which raises
+    CallFailed or ClientClosed.
+    """
 
-    def cancel(self) -> bool: ...
+    def begin(self) -> None:
+        """Begin the call, once. Raises ClientClosed."""
+
+    def cancel(self) -> None:
+        """End the call, if it has begun and is not over. Does not wait."""
 
 
 def channel_options(tls: Tls | None) -> list[tuple[str, str | int]]:
@@ -49,15 +62,19 @@ def channel_options(tls: Tls | None) -> list[tuple[str, str | int]]:
     return options
 
 
-def open_channel(target: str, tls: Tls | None = None) -> grpc.Channel:
+def open_channel(
+    target: str, tls: Tls | None = None, introduction: Introduction | None = None
+) -> grpc.Channel:
     """A channel to the service at *target* (HOST:PORT), which the caller closes.
 
-    Raises OSError if a file of *tls* cannot be read.
+    Raises OSError if a file of *tls* cannot be read, and ValueError if *introduction* holds a token
+    that would go over the network unprotected.
     """
+    introduction = checked(introduction or {}, (target,), tls)
     options = channel_options(tls)
     if tls is None:
-        return grpc.insecure_channel(target, options)
-    return grpc.secure_channel(target, tls.credentials(), options)
+        return introduced(grpc.insecure_channel(target, options), introduction)
+    return introduced(grpc.secure_channel(target, tls.credentials(), options), introduction)
 
 
 def get_register(
@@ -110,22 +127,111 @@ def reach(
     return read_batch(parse(check_pb2.BatchCheckResponse, message), 0, exactly_at)[1]
 
 
-def begin_stream(
+def streaming_call(
     channel: grpc.Channel, method: str, requests: Iterator[bytes], timeout_s: float | None
-) -> Responses:
-    """A call of one of the streaming methods. Raises ClientClosed if *channel* is closed."""
-    callable_: grpc.StreamStreamMultiCallable[bytes, bytes]
-    callable_ = channel.stream_stream(f"{SERVICE}/{method}")
+) -> StreamingCall:
+    """A call that has not begun yet. *requests* will be read by a thread of gRPC's."""
+    make = partial(_Call, channel, method, requests, timeout_s)
+    return _Relayed(make) if is_main_thread() else make()
+
+
+class _Call(StreamingCall):
+    """A call of gRPC's, which is never the main thread's: Ctrl-C there would lock the channel."""
+
+    def __init__(
+        self, channel: grpc.Channel, method: str, requests: Iterator[bytes], timeout_s: float | None
+    ) -> None:
+        self._channel = channel
+        self._method = method
+        self._requests = requests
+        self._timeout_s = timeout_s
+        self._call: grpc._CallIterator[bytes] | None = None
+
+    def begin(self) -> None:
+        callable_: grpc.StreamStreamMultiCallable[bytes, bytes]
+        try:
+            callable_ = self._channel.stream_stream(f"{SERVICE}/{self._method}")
+            self._call = callable_(self._requests, timeout=self._timeout_s)
+        except ValueError:  # so says grpc of a closed channel
+            raise ClientClosed from None
+
+    def __next__(self) -> bytes:
+        if self._call is None:
+            raise StopIteration
+        try:
+            return next(self._call)
+        except grpc.RpcError as error:
+            failure = failure_of(error.with_traceback(None))
+        except ValueError:  # as when it begins, but told here where an introduction goes along
+            raise ClientClosed from None
+        raise failure  # out here, where it does not hold *error*, which is gRPC's call itself
+
+    def cancel(self) -> None:
+        call, self._call = self._call, None  # let go here, not by whoever lets go of an error of it
+        if call is not None:
+            call.cancel()
+
+
+class _Relayed(StreamingCall):
+    """A call that other threads make: whoever takes its responses waits for a queue alone."""
+
+    def __init__(self, make: Callable[[], _Call]) -> None:
+        self._wanted: SimpleQueue[bool] = SimpleQueue()
+        self._cancelled: SimpleQueue[None] = SimpleQueue()
+        self._arrived: SimpleQueue[bytes | BaseException | None] = SimpleQueue()
+        self._make = make
+
+    def begin(self) -> None:
+        for _ in range(_READ_AHEAD):
+            self._wanted.put(True)
+        aside(partial(_relay, self._make, self._wanted, self._cancelled, self._arrived))
+
+    def __next__(self) -> bytes:
+        self._wanted.put(True)
+        match self._arrived.get():
+            case bytes(response):
+                return response
+            case None:
+                raise StopIteration
+            case error:
+                raise error
+
+    def cancel(self) -> None:
+        self._cancelled.put(None)
+        self._wanted.put(False)
+
+
+def _relay(
+    make: Callable[[], _Call],
+    wanted: SimpleQueue[bool],
+    cancelled: SimpleQueue[None],
+    arrived: SimpleQueue[bytes | BaseException | None],
+) -> None:
+    """Make a call, and take a response each time that one is wanted, until none is."""
     try:
-        return callable_(requests, timeout=timeout_s)
-    except ValueError:  # so says grpc of a closed channel
-        raise ClientClosed from None
+        call = make()
+        call.begin()
+        aside(partial(_cancel_when_told, call, cancelled))
+        while wanted.get():
+            arrived.put(next(call, None))
+    except BaseException as error:  # noqa: BLE001  (whoever waits for a response is to know)
+        arrived.put(error.with_traceback(None))  # whose frames hold the call
+
+
+def _cancel_when_told(call: _Call, cancelled: SimpleQueue[None]) -> None:
+    cancelled.get()
+    call.cancel()
 
 
 def _call(channel: grpc.Channel, method: str, request: bytes, timeout_s: float | None) -> bytes:
+    ask = partial(_ask, channel, method, request, timeout_s)
+    return done_aside(ask) if is_main_thread() else ask()
+
+
+def _ask(channel: grpc.Channel, method: str, request: bytes, timeout_s: float | None) -> bytes:
     callable_: grpc.UnaryUnaryMultiCallable[bytes, bytes]
-    callable_ = channel.unary_unary(f"{SERVICE}/{method}")
     try:
+        callable_ = channel.unary_unary(f"{SERVICE}/{method}")
         return callable_(request, timeout=timeout_s)
     except grpc.RpcError as error:
         raise failure_of(error) from None

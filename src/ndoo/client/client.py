@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 import grpc
@@ -16,7 +16,9 @@ from ndoo.client.answers import Answer, Revision, Verdict, Verdicts
 from ndoo.client.bulk import check_column, check_columns, refuse_cleared_nonsense
 from ndoo.client.columns import Column, one_number, select
 from ndoo.client.connections import Connections, Tls
+from ndoo.client.crew import aside
 from ndoo.client.errors import CallFailed
+from ndoo.client.introduction import Introduction, checked
 from ndoo.client.job import Job, Stop
 from ndoo.client.set_stream import check_set
 from ndoo.client.sets import KeySet
@@ -57,6 +59,7 @@ class Client:
     *targets* is HOST:PORT, or several of them, which take turns. *timeout_s* is what one question
     may take with all its tries: a check, or a million numbers of a column; a column as a whole has
     no limit but the *timeout_s* that its method is given. *streams* run at once for a column.
+    *introduction* says who asks and what for; see Introduction.
 
     Methods raise CallFailed, IncompleteAnswer or ClientClosed, all of them ClientError: then there
     is no answer, and nobody is cleared.
@@ -69,8 +72,12 @@ class Client:
         tls: Tls | None = None,
         timeout_s: float = TIMEOUT_S,
         streams: int = STREAMS,
+        **introduction: Unpack[Introduction],
     ) -> None:
-        self._connections = Connections(targets_of(targets), tls, calls.open_channel, _close_aside)
+        addresses = targets_of(targets)
+        checked(introduction, addresses, tls)
+        open_channel = partial(calls.open_channel, introduction=introduction)
+        self._connections = Connections(addresses, tls, open_channel, _close_aside)
         self.stop = Stop(self._connections)
         self._timeout_s = timeout_s
         self._streams = streams
@@ -234,7 +241,5 @@ def _check_as_set(job: Job, numbers: Numbers) -> Verdicts:
 
 
 def _close_aside(channel: grpc.Channel) -> None:
-    """Close *channel* without waiting for it. gRPC's close waits for its calls to end, and one that
-    Ctrl-C struck between a lock and its release never does.
-    """
-    threading.Thread(target=channel.close, name="closing a channel", daemon=True).start()
+    """Close *channel* without waiting for it, nor for its calls to end, as gRPC's close does."""
+    aside(channel.close)

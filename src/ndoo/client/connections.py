@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -86,7 +87,8 @@ class Connections(Generic[C]):
     _open: list[Connection[C]] = field(default_factory=list)
     _shunned: dict[str, float] = field(default_factory=dict)
     _turns: Iterator[int] = field(default_factory=itertools.count)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    # What Ctrl-C left half entered is left whenever it is collected, be it in this very lock.
+    _lock: AbstractContextManager[bool] = field(default_factory=threading.RLock)
     _is_closed: bool = False
 
     @contextlib.contextmanager
@@ -151,7 +153,8 @@ class Connections(Generic[C]):
     def _find(self, target: str, is_shared: bool, signature: _Signature) -> Connection[C] | None:
         for each in self._open:
             is_free = each.is_shared if is_shared else not (each.is_shared or each.users)
-            if is_free and each.target == target and each.signature == signature:
+            is_usable = is_free and not each.is_closed
+            if is_usable and each.target == target and each.signature == signature:
                 return each
         return None
 

@@ -17,7 +17,9 @@ _DETAILS_KEY = "grpc-status-details-bin"
 _SENTENCE_CHARS_MAX = 500
 
 _SENTENCES = {
-    grpc.StatusCode.UNAVAILABLE: "No service answers there; check the address, and that it runs.",
+    grpc.StatusCode.UNAVAILABLE: (
+        "No service answers there; check the address, that it runs, and TLS on both sides."
+    ),
     grpc.StatusCode.DEADLINE_EXCEEDED: "The service did not answer within the time allowed.",
     grpc.StatusCode.UNIMPLEMENTED: "What answers there is not this service, or an older one.",
     grpc.StatusCode.UNAUTHENTICATED: "The service does not know who is calling.",
@@ -53,6 +55,10 @@ class CallFailed(ClientError):
     def __reduce__(self) -> tuple[type[CallFailed], tuple[object, ...]]:
         """So that it can be copied, and sent from one process to another."""
         return CallFailed, (str(self), self.code, self.reason, self.retry_delay_s)
+
+
+class NoToken(ClientError):
+    """The token that the client is to show cannot be had, so nothing was asked."""
 
 
 class ClientClosed(ClientError):

@@ -10,6 +10,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 import grpc
@@ -30,16 +31,22 @@ class Stop:
 
     def __init__(self, connections: Connections[grpc.Channel]) -> None:
         self._connections = connections
-        self._stopped = threading.Event()
+        self._is_stopped = False
+        self._pausing: set[SimpleQueue[None]] = set()
         self._in_use: set[Connection[grpc.Channel]] = set()
         self._children: set[Stop] = set()
-        self._lock = threading.Lock()
+        # What Ctrl-C left half entered is left whenever it is collected, be it in this very lock.
+        self._lock = threading.RLock()
 
     def stop(self) -> None:
         """End everything under this. Does not wait."""
         with self._lock:
-            self._stopped.set()
+            self._is_stopped = True
             in_use, children = list(self._in_use), list(self._children)
+            for pausing in self._pausing:
+                pausing.put(None)
+            for connection in in_use:
+                connection.is_closed = True  # before it is given back, for nobody else to take
         for connection in in_use:
             self._connections.drop(connection)
         for child in children:
@@ -47,7 +54,8 @@ class Stop:
 
     def pause(self, seconds: float) -> None:
         """Wait. Raises ClientClosed as soon as all is to end."""
-        if self._stopped.wait(seconds):
+        with self._having(self._pausing, SimpleQueue()) as told, contextlib.suppress(Empty):
+            told.get(timeout=seconds)
             raise ClientClosed
 
     @contextlib.contextmanager
@@ -65,7 +73,7 @@ class Stop:
     @contextlib.contextmanager
     def _having(self, members: set[T], member: T) -> Iterator[T]:
         with self._lock:
-            if self._stopped.is_set():
+            if self._is_stopped:
                 raise ClientClosed
             members.add(member)
         try:

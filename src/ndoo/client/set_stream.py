@@ -15,8 +15,8 @@ import grpc
 import numpy as np
 
 from ndoo.client.answers import Summary, parse, read_revision
-from ndoo.client.channel import begin_stream
-from ndoo.client.errors import IncompleteAnswer, failure_of
+from ndoo.client.channel import streaming_call
+from ndoo.client.errors import IncompleteAnswer
 from ndoo.client.sets import Bits, KeySet, SetMessage, count_keys, read_bitmap
 from ndoo.v1 import check_pb2
 
@@ -40,14 +40,13 @@ def check_set(
     """Check all of *keys* in one call. Raises CallFailed or IncompleteAnswer."""
     tokens = check_pb2.CheckSetRequest(at_least_as_fresh=at_least_as_fresh, exactly_at=exactly_at)
     ledger = _Ledger(keys, exactly_at)
-    responses = begin_stream(channel, "CheckSet", ledger.requests(tokens), timeout_s)
+    call = streaming_call(channel, "CheckSet", ledger.requests(tokens), timeout_s)
     try:
-        for response in responses:
+        call.begin()
+        for response in call:
             ledger.take(parse(check_pb2.CheckSetResponse, response))
-    except grpc.RpcError as error:
-        raise failure_of(error) from None
     finally:
-        responses.cancel()
+        call.cancel()
     return ledger.close()
 
 

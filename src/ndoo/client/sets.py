@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ndoo import nhs_number
+from ndoo.client.crew import each_aside
 from ndoo.nhs_number import KEY_MAX, Keys, Numbers
 
 MESSAGE_BYTES = 4 * 1024 * 1024
@@ -60,9 +60,9 @@ class KeySet:
     def of(cls, numbers: Numbers) -> KeySet:
         """The keys of the valid ones among *numbers*, in any order and any number of times."""
         made = cls()
-        with ThreadPoolExecutor(_workers()) as pool:
-            parts = list(pool.map(_sorted_keys, _split(numbers)))
-            used = pool.map(partial(_mark_range, made.table, parts), range(_RANGES))
+        parts = each_aside(_sorted_keys, _split(numbers), threads=_workers())
+        mark = partial(_mark_range, made.table, parts)
+        used = each_aside(mark, range(_RANGES), threads=_workers())
         made.pages = [page for pages in used for page in pages]
         return made
 
@@ -84,8 +84,7 @@ class KeySet:
 
     def holds(self, numbers: Numbers) -> npt.NDArray[np.bool_]:
         """Which of *numbers* are valid and have their key in this set: one boolean a number."""
-        with ThreadPoolExecutor(_workers()) as pool:
-            return np.concatenate(list(pool.map(self._holds, _split(numbers))))
+        return np.concatenate(each_aside(self._holds, _split(numbers), threads=_workers()))
 
     def _holds(self, numbers: Numbers) -> npt.NDArray[np.bool_]:
         keys, found = nhs_number.keys_of(numbers)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import pyarrow as pa
 from pyspark import Accumulator, AccumulatorParam, TaskContext
@@ -32,6 +32,7 @@ from ndoo.client.columns import Column
 from ndoo.client.connections import Tls
 from ndoo.client.frames.arrow import gathered, plain, select_rows
 from ndoo.client.frames.kept import OnInvalid, kept_rows
+from ndoo.client.introduction import Introduction
 
 _Tally = dict[tuple[int, int], Summary]
 """What was asked, by stage and partition."""
@@ -75,20 +76,22 @@ def clear(
     tls: Tls | None = None,
     on_invalid: OnInvalid = "drop",
     exactly_at: str = "",
+    **introduction: Unpack[Introduction],
 ) -> Cleared:
     """*frame* without the rows of people who are not cleared; other columns stay as they are.
 
     *on_invalid* is that of `ndoo.client.frames.clear`: "raise" ends the action with InvalidNumbers
     in its error. *exactly_at* demands a revision; without it the newest is taken, now.
+    *introduction* says who asks and what for, of driver and tasks alike; see Introduction.
 
     Raises CallFailed or IncompleteAnswer if the service does not answer the driver, ValueError if
     there is no such column, and TypeError if it cannot hold NHS numbers.
     """
     place = _place_of(frame, column)
-    with Client(target, tls=tls) as client:
+    with Client(target, tls=tls, **introduction) as client:
         revision = client.revision(exactly_at=exactly_at)
     tally = frame.sparkSession.sparkContext.accumulator({}, _EachOnce())
-    task = _Task(place, target, tls, on_invalid, revision, tally)
+    task = _Task(place, target, tls, introduction, on_invalid, revision, tally)
     return Cleared(frame.mapInArrow(task.run, frame.schema), Report(revision, tally))
 
 
@@ -117,6 +120,7 @@ class _Task:
     place: int
     target: str | Sequence[str]
     tls: Tls | None
+    introduction: Introduction
     on_invalid: OnInvalid
     revision: Revision
     tally: Accumulator[_Tally]
@@ -124,7 +128,7 @@ class _Task:
     def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Those rows of *batches* that may be disclosed; their totals are told after the last."""
         total = Summary(0, 0, 0, 0, self.revision)
-        with Client(self.target, tls=self.tls, streams=1) as client:
+        with Client(self.target, tls=self.tls, streams=1, **self.introduction) as client:
             for table in gathered(batches):  # Spark's own batches are too small for a question
                 rows = plain(table)
                 values = rows.column(self.place)

@@ -30,8 +30,8 @@ from ndoo.client.answers import (
     read_chunk,
     read_revision,
 )
-from ndoo.client.channel import begin_stream
-from ndoo.client.errors import IncompleteAnswer, failure_of
+from ndoo.client.channel import streaming_call
+from ndoo.client.errors import IncompleteAnswer
 from ndoo.nhs_number import Numbers
 from ndoo.v1 import check_pb2
 
@@ -104,14 +104,13 @@ class CheckStream:
         self, channel: grpc.Channel, chunks: Iterable[Numbers], timeout_s: float | None
     ) -> Generator[ChunkAnswer]:
         requests: SimpleQueue[bytes | None] = SimpleQueue()
-        responses = begin_stream(channel, "StreamCheck", iter(requests.get, None), timeout_s)
+        call = streaming_call(channel, "StreamCheck", iter(requests.get, None), timeout_s)
         try:
-            yield from self._exchange(chunks, requests, responses)
-        except grpc.RpcError as error:
-            raise failure_of(error) from None
+            call.begin()
+            yield from self._exchange(chunks, requests, call)
         finally:
             # In this order: a call that is cancelled first is never closed as if it were all sent.
-            responses.cancel()
+            call.cancel()
             requests.put(None)
 
     def _exchange(

@@ -17,15 +17,28 @@ from ndoo.client.errors import CallFailed
 
 PAUSE_S_MIN = 0.05
 PAUSE_S_MAX = 5.0
+DELAY_S_MAX = 60.0
+"""A service that wants more time than this, for a day's budget say, has answered for now."""
+
 _DOUBLINGS_MAX = 10
 
 LOST_REASONS = frozenset({"REVISION_GONE", "OTHER_GENERATION"})
 """The demanded revision cannot be had: whoever did not fix it may start over at another."""
 
+_STOPPING = "SHUTTING_DOWN"
+_UNREACHED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+"""A service that stops ends calls that it has not looked at yet as CANCELLED."""
+
 
 def is_unreached(error: CallFailed) -> bool:
-    """Whether no service spoke: the connection broke, or there was none."""
-    return error.code is grpc.StatusCode.UNAVAILABLE and not error.reason
+    """Whether the service is not there: the connection broke, there was none, or it is stopping."""
+    return error.reason == _STOPPING or (error.code in _UNREACHED and not error.reason)
+
+
+def _is_worth_another(error: CallFailed) -> bool:
+    if error.retry_delay_s is None:
+        return is_unreached(error)
+    return error.retry_delay_s <= DELAY_S_MAX
 
 
 @dataclass(slots=True)
@@ -49,13 +62,14 @@ class Tries:
         Raises *error* if there is to be none; if time has merely run out in the middle of a try,
         the error of the try before, which says why it took so long.
         """
-        if error.retry_delay_s is None and not is_unreached(error):
+        if not _is_worth_another(error):
             is_late = error.code is grpc.StatusCode.DEADLINE_EXCEEDED
             raise self._last if is_late and self._last else error
         self._last = error
         doubled = min(PAUSE_S_MAX, PAUSE_S_MIN * 2.0 ** min(self._failed, _DOUBLINGS_MAX))
         self._failed += 1
-        pause_s: float = max(doubled, error.retry_delay_s or 0.0) * random.uniform(1.0, 1.5)  # noqa: S311
+        spread = random.uniform(1.0, 1.5)  # noqa: S311  (it protects nothing)
+        pause_s: float = max(doubled, error.retry_delay_s or 0.0) * spread
         remaining_s = self.remaining_s()
         if remaining_s is not None and pause_s >= remaining_s:
             raise error

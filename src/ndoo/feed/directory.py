@@ -28,7 +28,7 @@ from ndoo.feed.log import Position, Segment
 from ndoo.feed.url import DirectoryUrl
 from ndoo.register import snapshot as snapshots
 from ndoo.register.changes import Change, decode
-from ndoo.register.snapshot import Snapshot
+from ndoo.register.snapshot import Snapshot, Verify
 from ndoo.revision import Revision
 
 POLL_S = 0.005
@@ -38,8 +38,9 @@ READ_BYTES = 1024 * 1024
 class DirectoryFeed:
     """See `ndoo.feed.feed.Feed`."""
 
-    def __init__(self, url: DirectoryUrl) -> None:
+    def __init__(self, url: DirectoryUrl, verify: Verify | None = None) -> None:
         self._url = url
+        self._verify = verify
         self._closed = threading.Event()
 
     @property
@@ -52,7 +53,7 @@ class DirectoryFeed:
                 raw = (self._url.path / log.SNAPSHOT).read_bytes()
             except FileNotFoundError:
                 raise nothing_loaded(self.name) from None
-        snapshot = snapshots.unpack(log.decode_snapshot(raw))
+        snapshot = snapshots.unpack(log.decode_snapshot(raw), self._verify)
         if Position.parse(snapshot.position) is None:
             raise SnapshotRefused(
                 "The snapshot's 'stream_id' is not a position in a log; write a new one with "
@@ -98,13 +99,28 @@ class DirectoryFeed:
         if following != segment and self._exists(following):
             if not piece.changes:
                 return self._read(revision, following.start)
-            return Batch(piece.changes, str(piece.position), complete=False)
+            return self._batch(piece, revision, complete=False)
         # Segments go away oldest first: while this one is here, so are all that follow it.
         if not self._exists(segment):
             self._refuse_other_generation(revision.generation)
             raise _trimmed(revision)
-        self._refuse_other_generation(revision.generation)
-        return Batch(piece.changes, str(piece.position), piece.at_end)
+        header = self._refuse_other_generation(revision.generation)
+        return self._batch(piece, revision, complete=piece.at_end, header=header)
+
+    def _batch(
+        self, piece: _Piece, revision: Revision, *, complete: bool, header: bytes = b""
+    ) -> Batch:
+        seq = piece.changes[-1].seq if piece.changes else revision.seq
+        behind = 0 if complete else self._behind(Revision(revision.generation, seq))
+        made_at = snapshots.made_at(header)
+        return Batch(piece.changes, str(piece.position), complete, behind, made_at, piece.own)
+
+    def _behind(self, revision: Revision) -> int:
+        """How many changes after *revision* can be read to be there."""
+        own = [each for each in self._segments() if each.generation == revision.generation]
+        with contextlib.suppress(ChangeRefused, FileNotFoundError, IndexError):
+            return max(0, log.end_of(self._url.path / own[-1].name)[1] - revision.seq)
+        return 0
 
     def _segments(self) -> list[Segment]:
         """Those that are there; none in a directory that is not there yet."""
@@ -123,13 +139,16 @@ class DirectoryFeed:
     def _exists(self, segment: Segment) -> bool:
         return (self._url.path / segment.name).exists()
 
-    def _refuse_other_generation(self, own: str) -> None:
+    def _refuse_other_generation(self, own: str) -> bytes:
+        """The header of the snapshot, if that is of the generation *own*; else HistoryChanged."""
         try:
-            generation = log.generation_of(self._url.path)
+            header = log.header_of(self._url.path)
+            generation = log.generation_in(header)
         except (FileNotFoundError, SnapshotRefused):
             generation = ""  # whoever loads it is told what is wrong with it
         if generation != own:
             raise other_history()
+        return header
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -144,11 +163,14 @@ class DirectoryFeed:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """What was read of a segment: changes, the position after them, whether nothing followed."""
+    """What was read of a segment: changes, the position after them, whether nothing followed, and
+    the change before them.
+    """
 
     changes: tuple[Change, ...]
     position: Position
     at_end: bool
+    own: Change | None
 
 
 def _read_piece(path: Path, revision: Revision, start: Position) -> _Piece:
@@ -158,6 +180,7 @@ def _read_piece(path: Path, revision: Revision, start: Position) -> _Piece:
         raise HistoryChanged("The feed went back behind what was read.", reason="BACKWARDS")
     if not log.is_at(raw[:own_end], start, revision):
         raise HistoryChanged("The feed's history was rewritten.", reason="REWRITTEN")
+    own = _readable(raw[:own_end])
     changes: list[Change] = []
     last, line = 0, own_end + 1  # where the last change read begins, and the one being read
     while (end := raw.find(b"\n", line)) >= 0 and len(changes) < CHANGES_PER_READ_MAX:
@@ -165,13 +188,21 @@ def _read_piece(path: Path, revision: Revision, start: Position) -> _Piece:
             changes.append(decode(log.decode_line(raw[line:end])))
         except ChangeRefused:
             if changes or _was_cut_off(path, start.offset + line, raw[line:end]):
-                return _Piece(tuple(changes), _after(changes, start, last), False)
+                return _Piece(tuple(changes), _after(changes, start, last), False, own)
             raise
         last, line = line, end + 1
     if end < 0 and len(raw) - line > log.LINE_BYTES_MAX and not changes:
         raise ChangeRefused("A line of the log is longer than any change: it is damaged.")
     at_end = end < 0 and len(raw) < READ_BYTES
-    return _Piece(tuple(changes), _after(changes, start, last), at_end)
+    return _Piece(tuple(changes), _after(changes, start, last), at_end, own)
+
+
+def _readable(line: bytes) -> Change | None:
+    """The change in *line*, None if it is none or cannot be read."""
+    try:
+        return decode(log.decode_line(line))
+    except ChangeRefused:
+        return None
 
 
 def _after(changes: Sequence[Change], start: Position, last: int) -> Position:

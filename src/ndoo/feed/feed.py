@@ -8,7 +8,7 @@ follower. The contract suite in `tests/contract` holds every implementation to t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ndoo.errors import FeedEmpty, NdooError
@@ -43,12 +43,20 @@ class Batch:
     """Changes read after a position, in the order of the feed.
 
     *position* is where the next read goes on. *complete* says that, at the moment of reading, the
-    feed confirmed that it holds nothing after these changes.
+    feed confirmed that it holds nothing after these changes; *behind* is how many more it was seen
+    to hold, and *snapshot_at* when its newest snapshot says that it was made (Unix seconds, not
+    verified; None if that cannot be told). These two are for those who watch, and decide nothing.
+
+    *own* is the change in front of these as it stands now, for whoever read it to know it again;
+    None if that is not there, or none.
     """
 
     changes: tuple[Change, ...]
     position: str
     complete: bool
+    behind: int = 0
+    snapshot_at: float | None = field(default=None, compare=False)
+    own: Change | None = field(default=None, compare=False, repr=False)
 
 
 class Feed(Protocol):

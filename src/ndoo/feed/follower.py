@@ -41,10 +41,11 @@ from ndoo.feed.feed import Batch, Feed, HistoryChanged
 from ndoo.feed.keeper import Keeper
 from ndoo.feed.observer import FollowerObserver, Unobserved
 from ndoo.feed.state import Kept, Reached
+from ndoo.register.changes import Change
 from ndoo.register.history import History
 from ndoo.register.register import Flips, Register
 from ndoo.register.replica import Phase, Replica, State
-from ndoo.register.snapshot import Snapshot, refuse_shrunken
+from ndoo.register.snapshot import Snapshot, refuse_shrunken, unix_s
 from ndoo.register.view import View
 from ndoo.revision import Revision
 
@@ -74,6 +75,7 @@ class _Course:
     register: Register
     position: str
     history: History
+    last: Change | None = None  # what was read last
     live: bool = False  # the published view is this register
     stuck: bool = False  # the next change could not be read
 
@@ -111,6 +113,7 @@ class Follower:
         self._keeper = keeper
         self._kept: Kept | None = None  # until something is published
         self._reached: Reached | None = None  # what was published last, by an earlier process too
+        self._reached_by: Change | None = None  # the change that led there, if that was read
         self._replaced: set[str] = set()  # generations that were left, and may not come back
         self._failures = 0  # on end, or soon one after the other
         self._failed_at = 0.0
@@ -157,6 +160,7 @@ class Follower:
     def _begin(self, snapshot: Snapshot) -> None:
         """Set out anew from *snapshot*. The view in use stays in use."""
         self._tell(self._observer.on_connected, True)
+        self._tell_snapshot(unix_s(snapshot.created_at))
         if snapshot.revision.generation in self._replaced:
             raise HistoryChanged(
                 "The feed went back to a register that a load had replaced; load the register "
@@ -191,17 +195,20 @@ class Follower:
         # Taken before the question is sent: what the feed confirms was true later than this.
         asked_at = self._clock()
         was_live = course.live
-        batch = self._look(course.register.revision, course.position, WAIT_S if was_live else 0.0)
+        wait_s = WAIT_S if was_live else 0.0
+        batch = self._look(course.register.revision, course.position, course.last, wait_s)
         arrived_at = self._clock()
         complete = batch.complete and asked_at <= arrived_at  # else the clock was set back between
         self._tell(self._observer.on_connected, True)
         flips = course.register.apply(batch.changes)
         course.history.record(batch.changes, flips)
         course.position = batch.position
+        self._tell(self._observer.on_behind, batch.behind)
+        self._tell_snapshot(batch.snapshot_at)
         if batch.changes:
+            course.last = batch.changes[-1]
             counts = Counter(change.kind for change in batch.changes)
-            recorded_at = batch.changes[-1].recorded_ms / 1000
-            self._tell(self._observer.on_changes, counts, recorded_at)
+            self._tell(self._observer.on_changes, counts, course.last.recorded_ms / 1000)
         if not course.live:
             self._suspend_early(course.register.revision, course.register.suspended, batch.complete)
             if not complete:
@@ -212,8 +219,12 @@ class Follower:
             self._tell(self._observer.on_published, seconds)
         return False
 
-    def _look(self, revision: Revision, position: str, wait_s: float) -> Batch:
-        return self._ask(functools.partial(self._feed.read, revision, position, wait_s))
+    def _look(self, revision: Revision, position: str, last: Change | None, wait_s: float) -> Batch:
+        """Read on after *last*, which may stand there no more, though its number and id do."""
+        batch = self._ask(functools.partial(self._feed.read, revision, position, wait_s))
+        if last is not None and batch.own not in (None, last):
+            raise HistoryChanged("The change read last is another now.", reason="REWRITTEN")
+        return batch
 
     def _ask(self, question: Callable[[], T]) -> T:
         """What the feed answers to *question*. A kept register does not wait for it long."""
@@ -249,12 +260,12 @@ class Follower:
                 reason="BACKWARDS",
             )
         try:
-            following = self._look(published, reached.position, 0.0).changes
+            following = self._look(published, reached.position, self._reached_by, 0.0).changes
         except ChangeRefused:
             return  # the one after it; this one was found
         except HistoryChanged as changed:
-            if changed.reason in {"BACKWARDS", "REWRITTEN"}:
-                raise
+            if changed.reason != "TRIMMED":
+                raise  # a generation that has begun meanwhile proves nothing of this one either
             return
         if following and following[0].seq <= published.seq:
             raise HistoryChanged("The feed's history was rewritten.", reason="REWRITTEN")
@@ -270,6 +281,7 @@ class Follower:
         if before is not None and before.revision.generation != view.revision.generation:
             self._replaced.add(before.revision.generation)
         self._reached = Reached(view.revision, course.position, view.opt_outs)
+        self._reached_by = course.last
         self._kept = None
         self._put(state)
         course.live = True
@@ -306,6 +318,7 @@ class Follower:
         course = self._course
         if course is not None and isinstance(error, ChangeRefused):
             course.stuck = True
+            self._tell(self._observer.on_behind, error.behind)
             self._tell(self._observer.on_refused, error.reason)
         elif not isinstance(error, FeedUnavailable):
             self._course = None  # it may be half-way through something
@@ -361,6 +374,10 @@ class Follower:
             if name not in self._faults:
                 self._faults.add(name)
                 _LOGGER.log(logging.ERROR, "follower_fault", extra={"fields": {"error": name}})
+
+    def _tell_snapshot(self, made_at: float | None) -> None:
+        if made_at is not None:
+            self._tell(self._observer.on_snapshot, made_at)
 
     def _back_off(self) -> None:
         longest = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** min(self._failures, 16))

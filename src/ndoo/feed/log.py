@@ -188,16 +188,45 @@ def decode_snapshot(raw: bytes) -> Packed:
     return Packed(raw[line.end() : header_end], raw[header_end:register_end], raw[register_end:])
 
 
-def generation_of(path: Path) -> str:
-    """The generation that the snapshot in the directory *path* tells, the rest of it not verified.
+def end_of(path: Path) -> tuple[int, int]:
+    """Where the last whole line of the segment at *path* ends, and the number of its change.
+
+    Raises ChangeRefused if that line is damaged, or OSError.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        start = file.seek(max(0, size - 2 * LINE_BYTES_MAX))
+        raw = file.read()
+    end = raw.rfind(b"\n") + 1
+    line = raw[raw.rfind(b"\n", 0, max(0, end - 1)) + 1 : max(0, end - 1)]
+    return start + end, last_seq(decode_line(line))
+
+
+def header_of(path: Path) -> bytes:
+    """The header of the snapshot in the directory *path*, nothing of it verified.
 
     Raises SnapshotRefused or OSError.
     """
     with (path / SNAPSHOT).open("rb", buffering=0) as file:
         raw = file.read(_SNAPSHOT_LINE_BYTES_MAX + HEADER_BYTES_MAX)
     line = _SNAPSHOT_LINE.match(raw)
+    if line is None:
+        raise _not_whole()
+    return raw[line.end() : line.end() + int(line[1])]
+
+
+def generation_of(path: Path) -> str:
+    """The generation that the snapshot in the directory *path* tells, the rest of it not verified.
+
+    Raises SnapshotRefused or OSError.
+    """
+    return generation_in(header_of(path))
+
+
+def generation_in(raw: bytes) -> str:
+    """The generation that the header *raw* of a snapshot tells. Raises SnapshotRefused."""
     try:
-        header = json.loads(raw[line.end() : line.end() + int(line[1])]) if line else None
+        header = json.loads(raw)
     except (ValueError, RecursionError):
         header = None
     generation = header.get("generation") if isinstance(header, dict) else None

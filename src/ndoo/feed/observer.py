@@ -25,6 +25,12 @@ class FollowerObserver(Protocol):
         *recorded_at* (Unix seconds; 0 if that is unknown).
         """
 
+    def on_behind(self, changes: int) -> None:
+        """The feed was seen to hold so many changes more than are applied."""
+
+    def on_snapshot(self, made_at: float) -> None:
+        """The newest snapshot in the feed says that it was made at *made_at* (Unix seconds)."""
+
     def on_published(self, seconds: float) -> None:
         """A replica that was up to date published a view with new changes, *seconds* after they had
         arrived.
@@ -38,4 +44,6 @@ class Unobserved:
     def on_resync(self, reason: str) -> None: ...
     def on_refused(self, reason: str) -> None: ...
     def on_changes(self, counts: Mapping[Kind, int], recorded_at: float) -> None: ...
+    def on_behind(self, changes: int) -> None: ...
+    def on_snapshot(self, made_at: float) -> None: ...
     def on_published(self, seconds: float) -> None: ...

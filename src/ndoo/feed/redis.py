@@ -35,7 +35,7 @@ from ndoo.feed.master import Master, Moved
 from ndoo.feed.url import PREFIX, RedisUrl
 from ndoo.register import snapshot as snapshots
 from ndoo.register.changes import Change, decode
-from ndoo.register.snapshot import Packed, Snapshot
+from ndoo.register.snapshot import Packed, Snapshot, Verify
 from ndoo.revision import SEQ_MAX, Revision
 
 START = "0-0"
@@ -70,6 +70,7 @@ class RedisFeed:
         self,
         url: RedisUrl,
         prefix: str = PREFIX,
+        verify: Verify | None = None,
         *,
         wait_s_max: float = WAIT_S_MAX,
         answer_s_max: float = ANSWER_S_MAX,
@@ -77,6 +78,7 @@ class RedisFeed:
     ) -> None:
         self._url = url
         self._keys = Keys.of(prefix)
+        self._verify = verify
         self._wait_s_max = wait_s_max
         self._master = Master(url, prefix, clock)
         # A server that waits on our behalf is not late: its time to answer comes on top.
@@ -96,7 +98,7 @@ class RedisFeed:
         if header is None and register is None and generation is None:
             raise nothing_loaded(self.name)
         packed = Packed(header or b"", register or b"", links or b"")
-        return _verified(snapshots.unpack(packed), generation)
+        return _verified(snapshots.unpack(packed, self._verify), generation)
 
     def read(self, revision: Revision, position: str, wait_s: float) -> Batch:
         with self._errors():
@@ -143,11 +145,12 @@ class RedisFeed:
         pipeline.execute_command(  # type: ignore[no-untyped-call]
             "XINFO", "STREAM", self._keys.changes
         )
-        entries, head, info = self._of_master(pipeline, raise_on_error=False)
+        pipeline.hmget(self._keys.snapshot, ["header"])
+        entries, head, info, snapshot = self._of_master(pipeline, raise_on_error=False)
         for reply in (entries, head):
             if isinstance(reply, Exception):
                 raise reply
-        return _Look.of(entries, head, info)
+        return _Look.of(entries, head, info, snapshot)
 
     def _of_master(self, pipeline: Pipeline, *, raise_on_error: bool = True) -> list[Any]:
         """The replies to *pipeline*, all of one moment at which the server was a master."""
@@ -197,9 +200,12 @@ class _Look:
     seq: int | None
     first_id: Id | None  # of the stream, if there is one
     last_id: Id | None  # the last ever given out in it
+    snapshot_at: float | None  # when the snapshot says that it was made
 
     @classmethod
-    def of(cls, entries: Sequence[Entry], head: Sequence[bytes | None], info: Any) -> _Look:
+    def of(
+        cls, entries: Sequence[Entry], head: Sequence[bytes | None], info: Any, snapshot: Any
+    ) -> _Look:
         generation, seq = head
         first_id, last_id = _stream_ids(info)
         return cls(
@@ -208,6 +214,7 @@ class _Look:
             seq=int(seq) if seq is not None and seq.isdigit() else None,
             first_id=first_id,
             last_id=last_id,
+            snapshot_at=_made_at(snapshot),
         )
 
     def batch(self, revision: Revision, position: str) -> Batch:
@@ -217,15 +224,19 @@ class _Look:
         if self.seq is None:
             raise FeedUnavailable("The feed's head holds no sequence number in its field 'seq'.")
         entries = self._after_own(revision, position)
+        own = _readable(self.entries[0]) if len(entries) < len(self.entries) else None
         changes, refused = _decode(entries[:CHANGES_PER_READ_MAX])
         if not changes and refused:
+            refused.behind = max(1, self.seq - revision.seq)
             raise refused
         if not changes:
             self._refuse_lost(self.seq, revision, position)
-            return Batch((), position, complete=True)
+            return Batch((), position, complete=True, snapshot_at=self.snapshot_at, own=own)
         position = entries[len(changes) - 1][0].decode()
         ended = _id(position) == self.last_id  # none that was left out, or deleted, came after it
-        return Batch(changes, position, complete=ended and self.seq <= changes[-1].seq)
+        complete = ended and self.seq <= changes[-1].seq
+        behind = max(0, self.seq - changes[-1].seq)
+        return Batch(changes, position, complete, behind, self.snapshot_at, own)
 
     def _after_own(self, revision: Revision, position: str) -> Sequence[Entry]:
         """The entries after our own last one, which proves that this is the history we know."""
@@ -325,6 +336,11 @@ def _stream_ids(info: Any) -> tuple[Id | None, Id | None]:
     facts = dict(zip(info[::2], info[1::2]))
     first = facts[b"first-entry"]
     return _id_of(first) if first else None, _id(facts[b"last-generated-id"].decode())
+
+
+def _made_at(reply: Any) -> float | None:
+    """When the snapshot was made whose header is *reply*, which may be an error, too."""
+    return None if isinstance(reply, Exception) else snapshots.made_at(reply[0] or b"")
 
 
 def _id_of(entry: Entry) -> Id:

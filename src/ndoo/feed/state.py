@@ -3,8 +3,9 @@
     register    a line about it, and the register as a snapshot
     confirmed   a line: until when the register was known to be complete, whether answers are
                 suspended, and how far the replica that wrote it had come
+    newest      a line: how new a signed snapshot was seen in the feed, if snapshots must be signed
 
-Both are put in place whole, by renaming what was made durable before; their lines carry a checksum,
+They are put in place whole, by renaming what was made durable before; their lines carry a checksum,
 and the line of `register` the SHA-256 of all that follows it. `confirmed` names by that digest the
 register it is about: beside any other, only its suspension counts.
 
@@ -20,6 +21,7 @@ import fcntl
 import hashlib
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +36,7 @@ from ndoo.revision import Revision
 FORMAT = "1"
 """Of the files and of the positions in them: a feed that names its positions anew raises it."""
 
-REGISTER, CONFIRMED = "register", "confirmed"
+REGISTER, CONFIRMED, NEWEST = "register", "confirmed", "newest"
 STATE_BYTES_MAX = 2 * REGISTER_BYTES_MAX
 _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600
@@ -79,8 +81,23 @@ class Kept:
     confirmed: Confirmation
 
 
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """A signed snapshot that was seen, and when its generation began (Unix seconds)."""
+
+    revision: Revision
+    began_at: float
+
+    def is_older_than(self, other: Newest) -> bool:
+        if self.revision.generation == other.revision.generation:
+            return self.revision.seq < other.revision.seq
+        return self.began_at < other.began_at
+
+
 class StateDirectory:
-    """The state of a replica that follows *feed*, which names one feed among all."""
+    """The state of a replica that follows *feed*, which names one feed among all. Any thread may
+    use it.
+    """
 
     def __init__(self, path: Path, feed: str) -> None:
         """Raises InputError if another process uses the directory. One that cannot be used for
@@ -88,6 +105,7 @@ class StateDirectory:
         """
         self._path = path
         self._feed = feed
+        self._lock = threading.Lock()
         self._file: int | None = None
         try:
             self._directory()
@@ -152,6 +170,30 @@ class StateDirectory:
             os.stat(REGISTER, dir_fd=self._directory())
             self._put(CONFIRMED, log.encode_line(fields))
 
+    def read_newest(self) -> Newest | None:
+        """The newest signed snapshot that was noted; None if none was. Raises StateRefused."""
+        with self._errors("read", "STATE_UNREADABLE"):
+            raw = self._bytes(NEWEST)
+        if raw is None:
+            return None
+        try:
+            return _newest(log.decode_line(raw.removesuffix(b"\n")), self._feed)
+        except (ChangeRefused, KeyError, ValueError):
+            raise StateRefused(
+                "The note of the newest snapshot is damaged, and not used."
+            ) from None
+
+    def write_newest(self, newest: Newest) -> None:
+        """Note *newest* in place of any other. Raises StateRefused."""
+        fields = {
+            "feed": self._feed,
+            "generation": newest.revision.generation,
+            "seq": str(newest.revision.seq),
+            "began_at": repr(newest.began_at),
+        }
+        with self._errors("written", "STATE_NOT_WRITTEN"):
+            self._put(NEWEST, log.encode_line(fields))
+
     def forget(self) -> None:
         """Make what is kept unusable, which takes no room on the disk. Raises StateRefused."""
         with self._errors("written", "STATE_NOT_WRITTEN"):
@@ -211,7 +253,8 @@ class StateDirectory:
     @contextlib.contextmanager
     def _errors(self, done: str, reason: str) -> Iterator[None]:
         try:
-            yield
+            with self._lock:
+                yield
         except BlockingIOError:
             raise StateRefused(
                 f"The state directory {self._path} is in use by another process.", reason=reason
@@ -237,7 +280,7 @@ def _kept(raw: bytes, fields: Mapping[str, str], feed: str) -> Kept:
     if about["state"] != FORMAT:
         raise ValueError("a format of another version")
     if about["feed"] != feed:
-        raise StateRefused("The state is of another feed, and not used.", reason="STATE_FOREIGN")
+        raise _foreign()
     if hashlib.sha256(body).hexdigest() != about["sha256"]:
         raise ValueError("not what was written")
     snapshot = snapshots.unpack(log.decode_snapshot(body))
@@ -250,6 +293,18 @@ def _kept(raw: bytes, fields: Mapping[str, str], feed: str) -> Kept:
             Reached(snapshot.revision, snapshot.position, len(snapshot.keys)),
         )
     return Kept(snapshot, confirmed)
+
+
+def _newest(fields: Mapping[str, str], feed: str) -> Newest:
+    """Raises StateRefused, KeyError or ValueError."""
+    if fields["feed"] != feed:
+        raise _foreign()
+    revision = Revision(fields["generation"], int(fields["seq"]))
+    return Newest(revision, _time(fields["began_at"]))
+
+
+def _foreign() -> StateRefused:
+    return StateRefused("The state is of another feed, and not used.", reason="STATE_FOREIGN")
 
 
 def _confirmation(fields: Mapping[str, str]) -> Confirmation:

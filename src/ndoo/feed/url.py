@@ -25,6 +25,7 @@ from urllib.parse import parse_qsl, unquote
 
 from ndoo.errors import InputError
 from ndoo.feed.feed import Feed
+from ndoo.register.snapshot import Verify
 
 REDIS_PORT = 6379
 SENTINEL_PORT = 26_379
@@ -130,8 +131,9 @@ def parse(url: str) -> RedisUrl | DirectoryUrl:
     return _redis(match)
 
 
-def open_feed(url: str, prefix: str = PREFIX) -> Feed:
-    """The feed that *url* names; *prefix* begins its Redis keys. Nothing is connected to yet.
+def open_feed(url: str, prefix: str = PREFIX, verify: Verify | None = None) -> Feed:
+    """The feed that *url* names; *prefix* begins its Redis keys. With *verify* its snapshots must
+    be signed, by whom that knows. Nothing is connected to yet.
 
     Raises InputError.
     """
@@ -141,8 +143,8 @@ def open_feed(url: str, prefix: str = PREFIX) -> Feed:
 
     place = parse(url)
     if isinstance(place, DirectoryUrl):
-        return DirectoryFeed(place)
-    return RedisFeed(place, prefix)
+        return DirectoryFeed(place, verify)
+    return RedisFeed(place, prefix, verify)
 
 
 def _redis(match: re.Match[str]) -> RedisUrl:

@@ -29,6 +29,7 @@ from ndoo.publish.fold import Folded, changes_since, first_snapshot, fold, fold_
 from ndoo.publish.publisher import HeadMoved, Unconfirmed, refuse_long_step
 from ndoo.publish.remembered import field_of, find, holds_requests
 from ndoo.publish.request import KEPT_S, check_request_id
+from ndoo.publish.seal import UNSIGNED, Seal
 from ndoo.publish.source import PLAIN, Terms
 from ndoo.register import snapshot as snapshots
 from ndoo.register.changes import Change, encode, encode_recorded
@@ -59,11 +60,14 @@ class _End:
 class DirectoryPublisher:
     """See `ndoo.publish.publisher.Publisher`. *clock* gives Unix seconds."""
 
-    def __init__(self, url: DirectoryUrl, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, url: DirectoryUrl, clock: Callable[[], float] = time.time, seal: Seal = UNSIGNED
+    ) -> None:
         self._url = url
         self._path = url.path
         self._clock = clock
-        self._feed = DirectoryFeed(url)
+        self._sign = seal.sign
+        self._feed = DirectoryFeed(url, seal.verify)
 
     @property
     def name(self) -> str:
@@ -121,12 +125,12 @@ class DirectoryPublisher:
         revision = Revision(segment.generation, 0)
         position = str(segment.start)
         snapshot, first = first_snapshot(self._feed, found, keys, revision, position, terms)
-        return log.encode_snapshot(snapshots.pack(snapshot)), first
+        return log.encode_snapshot(snapshots.pack(snapshot, self._sign)), first
 
     def snapshot(self) -> Snapshot:
         folded = fold(self._feed)
         snapshot = folded.snapshot()
-        raw = log.encode_snapshot(snapshots.pack(snapshot))
+        raw = log.encode_snapshot(snapshots.pack(snapshot, self._sign))
         with self._locked():
             current = self._feed.load()
             if current.revision.generation != snapshot.revision.generation:
@@ -196,7 +200,7 @@ class DirectoryPublisher:
                 f"{self.name} lacks the log that belongs to its snapshot; load again with "
                 "'ndoo load'."
             )
-        return _End(own[-1], *_end_of(self._path / own[-1].name))
+        return _End(own[-1], *log.end_of(self._path / own[-1].name))
 
     def _new_lines(
         self, encoded: Sequence[Mapping[str, str]], done: int, seq: int, request_id: str
@@ -262,20 +266,6 @@ def _lines(changes: Iterable[Mapping[str, str]], first_seq: int) -> Iterator[byt
         if len(line) > log.LINE_BYTES_MAX:
             raise InputError("A change is too long for the log; shorten its 'at' or 'src'.")
         yield line
-
-
-def _end_of(path: Path) -> tuple[int, int]:
-    """Where the last whole line of the segment at *path* ends, and the number of its change.
-
-    Raises ChangeRefused if that line is damaged.
-    """
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        start = file.seek(max(0, size - 2 * log.LINE_BYTES_MAX))
-        raw = file.read()
-    end = raw.rfind(b"\n") + 1
-    line = raw[raw.rfind(b"\n", 0, max(0, end - 1)) + 1 : max(0, end - 1)]
-    return start + end, log.last_seq(log.decode_line(line))
 
 
 def _append(path: Path, size: int, raw: bytes) -> None:

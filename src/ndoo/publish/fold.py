@@ -14,7 +14,7 @@ from ndoo.feed.feed import Feed, HistoryChanged
 from ndoo.publish.source import JUMP_MAX, InPlace, Settled, Terms, settle
 from ndoo.register.changes import Change
 from ndoo.register.register import Register
-from ndoo.register.snapshot import Snapshot
+from ndoo.register.snapshot import Snapshot, unix_s
 from ndoo.revision import Revision
 
 _ROUNDS_MAX = 3
@@ -36,8 +36,13 @@ class Folded:
         """The register as a new snapshot. What was accepted for its generation stays accepted: a
         reader may not have seen the snapshot that came before.
         """
-        snapshot = self.register.snapshot(self.position, now())
-        return replace(snapshot, shrink_accepted=self.before.shrink_accepted)
+        before = self.before
+        began_at = before.began_at or (before.created_at if before.revision.seq == 0 else "")
+        return replace(
+            self.register.snapshot(self.position, now()),
+            shrink_accepted=before.shrink_accepted,
+            began_at=began_at,
+        )
 
 
 def fold(feed: Feed) -> Folded:
@@ -137,6 +142,7 @@ def first_snapshot(
         position=position,
         keys=settled.keys,
         shrink_accepted=terms.accept_jump or terms.jump_max > JUMP_MAX,
+        began_at=register.created_at,
     )
     return snapshot, settled.standing
 
@@ -197,8 +203,5 @@ def now() -> str:
 
 def _unix_ms(created_at: str) -> int | None:
     """The moment in a snapshot's header; None if it is none, as that of a foreign writer may be."""
-    with contextlib.suppress(ValueError, OverflowError):
-        moment = dt.datetime.fromisoformat(created_at)
-        if moment.tzinfo is not None:
-            return int(moment.timestamp() * 1000)
-    return None
+    moment = unix_s(created_at)
+    return None if moment is None else int(moment * 1000)

@@ -26,6 +26,7 @@ from ndoo.publish import scripts
 from ndoo.publish.fold import Folded, first_snapshot, fold, fold_readable
 from ndoo.publish.publisher import CHANGES_PER_STEP_MAX, HeadMoved, Unconfirmed, refuse_long_step
 from ndoo.publish.request import KEPT_S, check_request_id, refuse_changed, refuse_other
+from ndoo.publish.seal import UNSIGNED, Seal
 from ndoo.publish.source import PLAIN, Terms
 from ndoo.register import snapshot as snapshots
 from ndoo.register.changes import Change, encode, encode_recorded
@@ -55,11 +56,12 @@ class _Tip:
 class RedisPublisher:
     """See `ndoo.publish.publisher.Publisher`."""
 
-    def __init__(self, url: RedisUrl, prefix: str = PREFIX) -> None:
+    def __init__(self, url: RedisUrl, prefix: str = PREFIX, seal: Seal = UNSIGNED) -> None:
         self._url = url
         self._keys = Keys.of(prefix)
         self._requests = f"{{{prefix}}}:request:"
-        self._feed = RedisFeed(url, prefix)
+        self._sign = seal.sign
+        self._feed = RedisFeed(url, prefix, seal.verify)
         self._master = Master(url, prefix)
         self._client = self._master.connect(ANSWER_S_MAX)
         self._append = self._client.register_script(scripts.APPEND)
@@ -183,7 +185,7 @@ class RedisPublisher:
         """Put the generation that begins with *snapshot* and *changes* in place of the one that was
         looked at up to *tip*, with what came after it; or nothing, if that is too much.
         """
-        packed = snapshots.pack(snapshot)
+        packed = snapshots.pack(snapshot, self._sign)
         generation = snapshot.revision.generation
         keys = [self._keys.snapshot, self._keys.head, self._keys.changes]
         staged = [f"{key}:{generation}" for key in (self._keys.snapshot, self._keys.changes)]
@@ -204,7 +206,7 @@ class RedisPublisher:
                 pipeline.execute()
 
     def _put(self, folded: Folded, snapshot: Snapshot) -> bytes:
-        packed = snapshots.pack(snapshot)
+        packed = snapshots.pack(snapshot, self._sign)
         revision = snapshot.revision
         self._connect()
         with self._errors(" It is unknown whether the snapshot was taken."):

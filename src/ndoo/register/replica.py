@@ -81,6 +81,11 @@ class Replica:
     def state(self) -> State:
         return self._state
 
+    @property
+    def staleness_s_max(self) -> float:
+        """How old a state may be that is answered from, in seconds."""
+        return self._staleness_s_max
+
     def publish(self, state: State) -> None:
         """Put *state* in place and tell the listeners. Called by the follower's thread alone.
 

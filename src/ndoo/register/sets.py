@@ -85,6 +85,16 @@ def answer_bytes_max(data: Bytes) -> int:
     return 8 + _container_count(data) * (8 + CONTAINER_BYTES_MAX)
 
 
+def claimed_count(data: Bytes) -> int:
+    """How many keys *data* claims to hold. What does not bear that out, `check_set` refuses."""
+    count = _container_count(data)
+    has_runs = int.from_bytes(data[:2].tobytes(), "little") == _COOKIE_RUNS
+    start = 4 + (count + 7) // 8 if has_runs else 8
+    header = data[start : start + 4 * count]
+    cardinalities = header[: len(header) // 4 * 4].view("<u2")[1::2]  # each less one
+    return int(cardinalities.sum(dtype=np.int64)) + len(cardinalities)
+
+
 def check_set(
     data: Bytes, pages: npt.NDArray[np.uint32], detail: npt.NDArray[np.uint8]
 ) -> SetAnswers:

@@ -8,18 +8,23 @@ A snapshot is a JSON header and two blocks of bytes:
 
 The header holds `format`, `generation`, `seq`, `stream_id` (the feed's own name for the position
 that the register includes), `count`, `sha256` and `created_at`, and optionally `links_sha256`,
-`suspended`, `shrink_accepted` and `header_sha256`. The last is over the other fields, as JSON in
-ASCII with sorted names and without spaces: a digit of `seq` that flips on the way would otherwise
-be noticed by nobody but the changes that do not fit. Reading verifies all of it, and refuses with a
-reason whatever is damaged, truncated, empty, or not what its header says: a half-read register
-would clear people wrongly.
+`suspended`, `shrink_accepted`, `began_at` (when its generation was loaded), `signature` and
+`header_sha256`. The last is over the other fields, as JSON in ASCII with sorted names and without
+spaces: a digit of `seq` that flips on the way would otherwise be noticed by nobody but the changes
+that do not fit. The signature is over the same but itself; see `ndoo.register.signature`.
+
+Reading verifies all of it, and refuses with a reason whatever is damaged, truncated, empty, or not
+what its header says: a half-read register would clear people wrongly.
 """
 
 from __future__ import annotations
 
+import base64
+import datetime as dt
+import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,13 +45,25 @@ hash.
 LINKS_BYTES_MAX = 32 * 1024 * 1024
 """4 million people who got a new number, in some 600 MB of memory once they are read."""
 
+Sign = Callable[[bytes], bytes]
+"""Makes a signature of a message."""
+
+Verify = Callable[[bytes, bytes], bool]
+"""Tells of a signature whether it is of a message, by a key that is trusted."""
+
+_SIGNED = b"ndoo-snapshot "
+"""Stands before what is signed, so that no other use of the key makes a snapshot."""
+
 Links = tuple[tuple[int, ...], ...]
 """Groups of keys that belong to one person each, every group ascending and of two keys or more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A verified register. *position* is the feed's own name for where its changes go on."""
+    """A verified register. *position* is the feed's own name for where its changes go on.
+
+    *began_at* is when its generation was loaded, in RFC 3339 as *created_at*, or "".
+    """
 
     revision: Revision
     position: str
@@ -55,6 +72,7 @@ class Snapshot:
     links: Links = field(default=(), repr=False)
     suspended: bool = False
     shrink_accepted: bool = False
+    began_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +84,8 @@ class Packed:
     links: bytes = field(repr=False)
 
 
-def pack(snapshot: Snapshot) -> Packed:
-    """*snapshot* in bytes, read back once, so that what is written can be read.
+def pack(snapshot: Snapshot, sign: Sign | None = None) -> Packed:
+    """*snapshot* in bytes, read back once, so that what is written can be read; signed by *sign*.
 
     The bitmap is run-optimised first, which changes its form, not its content. Raises
     SnapshotRefused for what no reader would accept, such as an empty register.
@@ -75,7 +93,7 @@ def pack(snapshot: Snapshot) -> Packed:
     snapshot.keys.run_optimize()
     register = snapshot.keys.serialize()
     links = _pack_links(snapshot.links)
-    header = {
+    header: dict[str, Any] = {
         "format": FORMAT,
         "generation": snapshot.revision.generation,
         "seq": snapshot.revision.seq,
@@ -87,15 +105,23 @@ def pack(snapshot: Snapshot) -> Packed:
         "suspended": snapshot.suspended,
         "shrink_accepted": snapshot.shrink_accepted,
     }
+    if snapshot.began_at:
+        header["began_at"] = snapshot.began_at
+    if sign is not None:
+        header["signature"] = base64.b64encode(sign(_to_sign(header))).decode()
     header["header_sha256"] = _header_digest(header)
     packed = Packed(json.dumps(header, separators=(",", ":")).encode(), register, links)
     unpack(packed)
     return packed
 
 
-def unpack(packed: Packed) -> Snapshot:
-    """The snapshot in *packed*, every claim of its header verified. Raises SnapshotRefused."""
+def unpack(packed: Packed, verify: Verify | None = None) -> Snapshot:
+    """The snapshot in *packed*, every claim of its header verified, and with *verify* that it was
+    signed. Raises SnapshotRefused.
+    """
     header = _read_header(packed.header)
+    if verify is not None:
+        _demand_signature(header, verify)
     keys = _read_register(packed.register, header)
     links = _read_links(packed.links, header)
     if any((group[0] in keys) != (key in keys) for group in links for key in group):
@@ -108,7 +134,26 @@ def unpack(packed: Packed) -> Snapshot:
         links=links,
         suspended=_flag(header, "suspended"),
         shrink_accepted=_flag(header, "shrink_accepted"),
+        began_at=_text(header, "began_at") if "began_at" in header else "",
     )
+
+
+def unix_s(created_at: str) -> float | None:
+    """When a snapshot was made, None if its *created_at* is not a moment in RFC 3339."""
+    try:
+        moment = dt.datetime.fromisoformat(created_at)
+        return moment.timestamp() if moment.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
+
+
+@functools.lru_cache(maxsize=8)
+def made_at(header: bytes) -> float | None:
+    """When the snapshot with *header* says that it was made; nothing of that is verified."""
+    try:
+        return unix_s(_text(_read_header(header), "created_at"))
+    except SnapshotRefused:
+        return None
 
 
 def refuse_shrunken(new: Snapshot, current_count: int, shrink_max: float) -> None:
@@ -144,8 +189,28 @@ def _read_header(raw: bytes) -> Mapping[str, Any]:
 
 
 def _header_digest(header: Mapping[str, Any]) -> str:
-    others = {name: value for name, value in header.items() if name != "header_sha256"}
-    return _digest(json.dumps(others, sort_keys=True, separators=(",", ":")).encode())
+    return _digest(_all_but({"header_sha256"}, header))
+
+
+def _to_sign(header: Mapping[str, Any]) -> bytes:
+    return _SIGNED + _all_but({"header_sha256", "signature"}, header)
+
+
+def _all_but(names: set[str], header: Mapping[str, Any]) -> bytes:
+    others = {name: value for name, value in header.items() if name not in names}
+    return json.dumps(others, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _demand_signature(header: Mapping[str, Any], verify: Verify) -> None:
+    signature = header.get("signature")
+    if signature is None:
+        raise _refused("UNSIGNED", "is not signed, and has to be here")
+    try:
+        raw = base64.b64decode(signature, validate=True) if isinstance(signature, str) else b""
+    except ValueError:
+        raw = b""
+    if not verify(raw, _to_sign(header)):
+        raise _refused("SIGNATURE", "is not signed by a key that is trusted here, or was altered")
 
 
 def _revision(header: Mapping[str, Any]) -> Revision:

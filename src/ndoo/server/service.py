@@ -1,7 +1,8 @@
 """The methods of `ndoo.v1.OptOutCheck`: decode, take the view once, compute, encode.
 
-Every method takes bytes and gives bytes; calls, statuses and metrics around them are `calls`'
-concern. A method that cannot answer raises an error of the house and has then said nothing.
+Every method takes bytes and gives bytes; statuses around them are `calls`' concern, and what is
+counted and kept of them `call`'s. A method that cannot answer raises an error of the house and has
+then said nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from ndoo import nhs_number
+from ndoo.nhs_number import Keys
 from ndoo.register.replica import Phase, Replica, State
 from ndoo.register.sets import SetAnswers
 from ndoo.register.view import Answers, Counted, Verdict, View
@@ -38,12 +40,24 @@ _PHASES = {
 }
 
 
-class Tally(Protocol):
-    """Who counts the answers (see ops.metrics)."""
+class Asking(Protocol):
+    """The call that asks (see `call`)."""
 
-    def count_verdict(self, verdict: Verdict) -> None: ...
+    @property
+    def time_remaining_s(self) -> float | None: ...
 
-    def count_answers(self, rpc: str, answers: Counted) -> None: ...
+    async def spend(self, numbers: int) -> None: ...
+
+    def answered(self, answers: Counted, sample: Callable[[], Keys], revision: str) -> None: ...
+
+    def complete(self) -> None: ...
+
+
+_ONE = {
+    Verdict.CLEARED: Answers(1, b"\1", b"", 1, 0),
+    Verdict.OPTED_OUT: Answers(1, b"\0", b"", 0, 0),
+    Verdict.INVALID: Answers(1, b"\0", b"\1", 0, 1),
+}
 
 
 A = TypeVar("A")
@@ -119,41 +133,46 @@ class Service:
         self,
         replica: Replica,
         limits: Limits,
-        tally: Tally,
         executor: Executor,
         version: str,
+        activity: Callable[[], check_pb2.Activity],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._replica = replica
         self._limits = limits
-        self._tally = tally
         self._executor = executor
         self._version = version
+        self._activity = activity
         self._clock = clock
         self._freshness = Freshness(replica, Past(executor), clock)
         self._digests: Flights[bytes] = Flights()
         self._revision_of: tuple[str, float, check_pb2.Revision] = ("", 0.0, check_pb2.Revision())
 
-    async def check(self, message: bytes, time_remaining_s: float | None) -> bytes:
+    async def check(self, message: bytes, call: Asking) -> bytes:
         request = wire.read_check(message)
+        await call.spend(1)
         state = await self._freshness.state_for(
-            request.at_least_as_fresh, request.exactly_at, time_remaining_s
+            request.at_least_as_fresh, request.exactly_at, call.time_remaining_s
         )
-        verdict = state.verified.check(nhs_number.parse(request.nhs_number))
-        self._tally.count_verdict(verdict)
+        number = nhs_number.parse(request.nhs_number)
+        verdict = state.verified.check(number)
+        call.answered(
+            _ONE[verdict], functools.partial(wire.sample_of, number), state.verified.token
+        )
         return check_pb2.CheckResponse(
             verdict=_VERDICTS[verdict], revision=self._revision(state)
         ).SerializeToString()
 
-    async def batch_check(self, message: bytes, time_remaining_s: float | None) -> bytes:
+    async def batch_check(self, message: bytes, call: Asking) -> bytes:
         request = wire.read_numbers(message)
         request.refuse_too_large(self._limits)
+        await call.spend(request.count)
         state = await self._freshness.state_for(
-            request.at_least_as_fresh, request.exactly_at, time_remaining_s
+            request.at_least_as_fresh, request.exactly_at, call.time_remaining_s
         )
         answers = await self._answer(request.is_small, request.answer, state.verified)
         self._freshness.refuse_if_stopped(state)
-        self._tally.count_answers("BatchCheck", answers)
+        call.answered(answers, request.sample, state.verified.token)
         return check_pb2.BatchCheckResponse(
             cleared=answers.cleared,
             invalid=answers.invalid,
@@ -161,18 +180,14 @@ class Service:
             revision=self._revision(state),
         ).SerializeToString()
 
-    def stream_check(
-        self, messages: AsyncIterator[bytes], time_remaining_s: float | None
-    ) -> AsyncIterator[bytes]:
-        return self._stream(messages, time_remaining_s, _STREAM_CHECK)
+    def stream_check(self, messages: AsyncIterator[bytes], call: Asking) -> AsyncIterator[bytes]:
+        return self._stream(messages, call, _STREAM_CHECK)
 
-    def check_set(
-        self, messages: AsyncIterator[bytes], time_remaining_s: float | None
-    ) -> AsyncIterator[bytes]:
-        return self._stream(messages, time_remaining_s, _CHECK_SET)
+    def check_set(self, messages: AsyncIterator[bytes], call: Asking) -> AsyncIterator[bytes]:
+        return self._stream(messages, call, _CHECK_SET)
 
     async def _stream(
-        self, messages: AsyncIterator[bytes], time_remaining_s: float | None, method: _StreamMethod
+        self, messages: AsyncIterator[bytes], call: Asking, method: _StreamMethod
     ) -> AsyncIterator[bytes]:
         """One view from the first message to the last; a suspension, or age, cuts in."""
         state: State | None = None
@@ -180,28 +195,30 @@ class Service:
         async for message in messages:
             request = method.read(message)
             request.refuse_too_large(self._limits)
+            await call.spend(request.count)
             if state is None:
                 state = await self._freshness.state_for(
-                    request.at_least_as_fresh, request.exactly_at, time_remaining_s
+                    request.at_least_as_fresh, request.exactly_at, call.time_remaining_s
                 )
             answers: Answers | SetAnswers
             answers = await self._answer(request.is_small, request.answer, state.verified)
             self._freshness.refuse_if_stopped(state)
+            call.answered(answers, request.sample, state.verified.token)
             response = method.chunk(answers, totals.count, self._revision(state))
             totals.add(answers)
-            self._tally.count_answers(method.rpc, answers)
             yield response
         state = state or self._freshness.newest()
         self._freshness.refuse_if_stopped(state)
+        call.complete()
         yield method.summary(
             check_pb2.Summary(counts=_counts(totals), revision=self._revision(state))
         )
 
-    async def get_register(self, message: bytes, time_remaining_s: float | None) -> bytes:
+    async def get_register(self, message: bytes, call: Asking) -> bytes:
         request = wire.read_register(message)
         state = self._replica.state
         if request.exactly_at:
-            state = await self._freshness.state_for("", request.exactly_at, time_remaining_s)
+            state = await self._freshness.state_for("", request.exactly_at, call.time_remaining_s)
         view = state.view
         digest = b""
         if view and request.with_digest:
@@ -217,6 +234,7 @@ class Service:
             ),
             version=self._version,
             digest=digest,
+            activity=self._activity(),
         ).SerializeToString()
 
     async def _digest(self, view: View) -> bytes:

@@ -14,6 +14,8 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from ndoo import errors
+from ndoo.ops.audit import AuditFailed
+from ndoo.server.open_stream import StreamIdle, StreamTooLong
 
 DOMAIN = "ndoo"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -29,6 +31,28 @@ class Busy(errors.NdooError):
     """More at once than a limit allows: later there may be room."""
 
     reason = "TOO_MANY_STREAMS"
+
+
+class NotIdentified(errors.NdooError):
+    """A caller who shows neither a certificate nor a token that is known here."""
+
+    reason = "NOT_IDENTIFIED"
+
+
+class NotAllowed(errors.NdooError):
+    """A known caller who asks what its client may not: another method, purpose or size."""
+
+    reason = "RPC_NOT_ALLOWED"
+
+
+class OverQuota(errors.NdooError):
+    """More numbers than the client may ask, now or today; *retry_s* says when there is room."""
+
+    reason = "RATE_EXCEEDED"
+
+    def __init__(self, sentence: str, *, reason: str, retry_s: float | None = None) -> None:
+        super().__init__(sentence, reason=reason)
+        self.retry_s = retry_s
 
 
 class ShuttingDown(errors.NdooError):
@@ -53,6 +77,14 @@ _TABLE: dict[type[errors.NdooError], _Rule] = {
     errors.InputError: _Rule(grpc.StatusCode.INVALID_ARGUMENT),
     TooMany: _Rule(grpc.StatusCode.INVALID_ARGUMENT),
     Busy: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_s=1.0),
+    # Of the streams that a caller did not keep going, one that was only held up (a laptop asleep, a
+    # paused container) may ask again; one that was too long would be again.
+    StreamIdle: _Rule(grpc.StatusCode.ABORTED, retry_s=0.1),
+    StreamTooLong: _Rule(grpc.StatusCode.ABORTED),
+    AuditFailed: _Rule(grpc.StatusCode.UNAVAILABLE, retry_s=1.0),
+    NotIdentified: _Rule(grpc.StatusCode.UNAUTHENTICATED),
+    NotAllowed: _Rule(grpc.StatusCode.PERMISSION_DENIED),
+    OverQuota: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED),
 }
 _INTERNAL = _Rule(grpc.StatusCode.INTERNAL)
 
@@ -72,6 +104,8 @@ def refusal(error: Exception) -> Refusal:
     rule = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), _INTERNAL)
     if rule is _INTERNAL or not isinstance(error, errors.NdooError):
         return _refusal(_INTERNAL, "INTERNAL", "The call failed inside the service.")
+    if isinstance(error, OverQuota):
+        rule = _Rule(rule.code, error.retry_s)
     return _refusal(rule, error.reason, str(error))
 
 

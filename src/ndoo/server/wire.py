@@ -13,10 +13,11 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from ndoo.errors import InputError
-from ndoo.nhs_number import Numbers
+from ndoo.nhs_number import Keys, Numbers
 from ndoo.register import sets
 from ndoo.register.sets import Bytes, SetAnswers
 from ndoo.register.view import Answers, View
+from ndoo.server import sample
 from ndoo.server.limits import Limits
 from ndoo.server.status import TooMany
 from ndoo.v1 import check_pb2
@@ -42,6 +43,11 @@ class MalformedMessage(InputError):
         super().__init__("The message is not valid protobuf of the type that this method takes.")
 
 
+def sample_of(number: int | None) -> Keys:
+    """The key of *number*, as the sample of a request that asks about it alone."""
+    return np.array([] if number is None else [number // 10], dtype=np.uint32)
+
+
 @dataclass(frozen=True, slots=True)
 class NumbersRequest:
     """A BatchCheckRequest or StreamCheckRequest; *numbers* may be a read-only view of it."""
@@ -51,9 +57,14 @@ class NumbersRequest:
     exactly_at: str = ""
 
     @property
+    def count(self) -> int:
+        """How many numbers are asked about."""
+        return len(self.numbers)
+
+    @property
     def is_small(self) -> bool:
         """Whether the answer costs less than handing the question to a thread."""
-        return len(self.numbers) <= INLINE_NUMBERS_MAX
+        return self.count <= INLINE_NUMBERS_MAX
 
     def refuse_too_large(self, limits: Limits) -> None:
         """Raise TooMany if the message asks more than *limits* allow."""
@@ -66,6 +77,10 @@ class NumbersRequest:
     def answer(self, view: View) -> Answers:
         return view.check_many(self.numbers)
 
+    def sample(self) -> Keys:
+        """Some of the keys that are asked about, in their order."""
+        return sample.of_numbers(self.numbers)
+
 
 @dataclass(frozen=True, slots=True)
 class SetRequest:
@@ -74,6 +89,11 @@ class SetRequest:
     keys: Bytes = field(repr=False)
     at_least_as_fresh: str = ""
     exactly_at: str = ""
+
+    @property
+    def count(self) -> int:
+        """How many keys are asked about, as the set claims; a wrong claim is refused later."""
+        return sets.claimed_count(self.keys)
 
     @property
     def is_small(self) -> bool:
@@ -94,6 +114,10 @@ class SetRequest:
     def answer(self, view: View) -> SetAnswers:
         """Raises sets.BadSet."""
         return view.check_set(self.keys)
+
+    def sample(self) -> Keys:
+        """Some of the keys that are asked about, in their order; of a set that was answered."""
+        return sample.of_set(self.keys)
 
 
 def read_check(message: bytes) -> check_pb2.CheckRequest:

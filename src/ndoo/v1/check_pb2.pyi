@@ -180,18 +180,34 @@ class Limits(_message.Message):
     streams: int
     def __init__(self, numbers_per_message: _Optional[int] = ..., bytes_per_message: _Optional[int] = ..., streams: _Optional[int] = ...) -> None: ...
 
+class Activity(_message.Message):
+    __slots__ = ("numbers", "calls", "streams", "changes", "started_at")
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_FIELD_NUMBER: _ClassVar[int]
+    numbers: int
+    calls: int
+    streams: int
+    changes: int
+    started_at: _timestamp_pb2.Timestamp
+    def __init__(self, numbers: _Optional[int] = ..., calls: _Optional[int] = ..., streams: _Optional[int] = ..., changes: _Optional[int] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
 class GetRegisterResponse(_message.Message):
-    __slots__ = ("phase", "revision", "opt_outs", "limits", "version", "digest")
+    __slots__ = ("phase", "revision", "opt_outs", "limits", "version", "digest", "activity")
     PHASE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     OPT_OUTS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     phase: Phase
     revision: Revision
     opt_outs: int
     limits: Limits
     version: str
     digest: bytes
-    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., revision: _Optional[_Union[Revision, _Mapping]] = ..., opt_outs: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., version: _Optional[str] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    activity: Activity
+    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., revision: _Optional[_Union[Revision, _Mapping]] = ..., opt_outs: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., version: _Optional[str] = ..., digest: _Optional[bytes] = ..., activity: _Optional[_Union[Activity, _Mapping]] = ...) -> None: ...

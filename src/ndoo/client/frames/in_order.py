@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from ndoo.client.answers import Verdicts
 from ndoo.client.client import Client, Terms
 from ndoo.client.columns import Column
+from ndoo.client.crew import Crew, Outcome
 
 ROWS_PER_BATCH = 131_072
 """What one message takes: fewer rows do not pay for it, more would only lie in memory."""
@@ -32,20 +33,21 @@ def in_order(
     whatever still runs when it is closed, or raises what came first: a ClientError, or an error of
     *batches* or *work*. Every verdict is of the one revision only if *terms* fix it.
     """
-    pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="ndoo-batch")
+    crew = Crew(AT_ONCE)
     with client.stop.child() as stop:
 
         def ask(values: Any) -> Verdicts:
             return client.check_column(Column.of(values), stop, terms)
 
-        pending: deque[Future[R]] = deque()
+        pending: deque[Outcome[R]] = deque()
         try:
             for batch in batches:
-                pending.append(pool.submit(work, batch, ask))
+                pending.append(crew.begin(partial(work, batch, ask)))
                 if len(pending) > _AHEAD:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         finally:
+            crew.dismiss()
             stop.stop()  # nothing runs any more, unless this is the end of an error
-            pool.shutdown(cancel_futures=True)
+            crew.wait()

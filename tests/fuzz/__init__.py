@@ -1,0 +1,1 @@
+"""Fuzzing of whatever reads bytes that somebody else wrote. `python -m fuzz --help` tells how."""
