@@ -14,7 +14,8 @@ from support.answers import refused
 NUMBER = str(NUMBERS[0])
 GROUPED = f"{NUMBER[:3]} {NUMBER[3:6]} {NUMBER[6:]}"
 HIDING = [
-    NUMBER, GROUPED, GROUPED.replace(" ", "-"), f"ref {NUMBER}", f"7{NUMBER}7", f"x{NUMBER}x"
+    NUMBER, GROUPED, GROUPED.replace(" ", "-"), f"ref {NUMBER}", f"7{NUMBER}7", f"x{NUMBER}x",
+    NUMBER[:9],
 ]  # fmt: skip
 UNREADABLE = ["a" * 101, "-x", "{}", "a;b", "a,b"]
 

@@ -7,6 +7,7 @@ history it knows is still there, and after a load where it is not.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -372,3 +373,4 @@ def _leave_out_what_was_there() -> None:
     """Worlds that collect do not go through all that other tests of this process have left."""
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # or libraries take it for leaked at the end

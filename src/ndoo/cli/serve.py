@@ -138,7 +138,8 @@ async def _serve(settings: Settings) -> None:
             {first_news, stop}, timeout=FIRST_REGISTER_S_MAX, return_when=asyncio.FIRST_COMPLETED
         )
         addresses = {"grpc": grpc_address, "http": http.address, "health": server.health_address}
-        log_event("info", "listening", **addresses, tls=server.has_tls, feed=feed.name)
+        guarded = {"tls": server.has_tls, "clients": bool(settings.clients)}
+        log_event("info", "listening", **addresses, **guarded, feed=feed.name)
         await stop
         _on_signal(server.hurry)
         log_event("info", "stopping")

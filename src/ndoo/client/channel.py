@@ -194,6 +194,7 @@ class _Relayed(StreamingCall):
             case None:
                 raise StopIteration
             case error:
+                self._arrived.put(error)  # nothing else comes, and who asks again is not to wait
                 raise error
 
     def cancel(self) -> None:

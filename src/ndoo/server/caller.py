@@ -23,6 +23,7 @@ PURPOSE = "ndoo-purpose"
 REFERENCE = "ndoo-reference"
 
 _TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]{0,99}")
+_KEY = re.compile(r"[0-9]{9}")
 _BEARER = "bearer "
 _NAME_KINDS = {
     "x509_subject": "subject", "peer_uri": "URI", "peer_dns": "DNS", "peer_email": "email",
@@ -123,10 +124,12 @@ def _declared(metadata: Mapping[str, str], name: str) -> str:
     if text and not may_be_kept(text):
         raise BadMetadata(
             f"The metadata '{name}' must be up to 100 letters, digits, spaces or any of ._:/@+-, "
-            "and hold nothing that could be an NHS number."
+            "without nine digits in a row, and hold nothing that could be an NHS number."
         )
     return text
 
 
 def may_be_kept(text: str) -> bool:
-    return _TEXT.fullmatch(text) is not None and not nhs_number.may_be_in(text)
+    """Whether *text* is plain, and holds neither what could be an NHS number nor a key of one."""
+    is_plain = _TEXT.fullmatch(text) is not None and _KEY.search(text) is None
+    return is_plain and not nhs_number.may_be_in(text)
