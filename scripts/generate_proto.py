@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "proto"
 
 
-def generate(target: Path) -> None:
-    """Write the messages, their types and the stubs below *target*/ndoo/v1."""
-    sources = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
+def generate(target: Path, protos: Path = PROTOS) -> None:
+    """Write the messages of *protos*, their types and the stubs below *target*/ndoo/v1."""
+    sources = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
     well_known = files("grpc_tools") / "_proto"
     status = protoc.main(
         [
             "protoc",
-            f"--proto_path={PROTOS}",
+            f"--proto_path={protos}",
             f"--proto_path={well_known}",
             f"--python_out={target}",
             f"--pyi_out={target}",

@@ -23,7 +23,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PATCHES = ROOT / "tests" / "mutants"
-_COPIED = ("src", "tests", "proto", "docs", "ops", "scripts", "benchmarks", "pyproject.toml", "README.md")
+_COPIED = (
+    "src",
+    "tests",
+    "proto",
+    "docs",
+    "ops",
+    "scripts",
+    "helm",
+    "benchmarks",
+    "pyproject.toml",
+    "requirements.lock",
+    "requirements-build.lock",
+    "requirements-server.lock",
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE",
+    "SECURITY.md",
+    ".gitignore",
+)
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 _TEST_FAILED = 1  # pytest: some tests failed; other numbers mean that it could not do its work
 _TESTS_S_MAX = 300  # for those of one fault: a test that hangs has caught nothing

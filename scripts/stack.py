@@ -1,6 +1,6 @@
-"""A whole service on loopback, to look at: Redis, `ndoo serve`, Prometheus with the rules, and traffic.
+"""A whole service on loopback, to look at: Redis, `ndoo serve`, Prometheus with its rules, traffic.
 
-The people in its register are made up. Ctrl-C, or SIGTERM, ends all of it and leaves nothing behind.
+The people in its register are made up. Ctrl-C, or SIGTERM, ends all of it and leaves nothing.
 """
 
 from __future__ import annotations
@@ -160,7 +160,8 @@ def prometheus_for(http: str, path: Path) -> list[str]:
     config = (RULES / "prometheus.yaml").read_text("utf-8")
     for old, new in (
         ("127.0.0.1:50552", http), ("15s", "1s"),
-        ("- recording.yaml", f"- {RULES}/recording.yaml"), ("- alerts.yaml", f"- {RULES}/alerts.yaml"),
+        ("- recording.yaml", f"- {RULES}/recording.yaml"),
+        ("- alerts.yaml", f"- {RULES}/alerts.yaml"),
     ):  # fmt: skip
         if old not in config:
             raise Failed(f"{RULES}/prometheus.yaml does not hold {old} any more.")
@@ -190,7 +191,7 @@ def tell(grpc: str, http: str, feed: str, prometheus: str, path: Path) -> None:
         f"Prometheus       http://{prometheus}/alerts       all inactive while all is well",
         f"                 http://{prometheus}/graph?g0.expr=ndoo_as_of_age_seconds",
         f"Its logs         {path}",
-        f"Stop all answers .venv/bin/ndoo record suspend --feed {feed}   and see NdooSuspended fire",
+        f"Stop all answers .venv/bin/ndoo record suspend --feed {feed}   and NdooSuspended fires",
     ]
     if shutil.which("grafana-server"):
         lines.append(
@@ -202,7 +203,9 @@ def tell(grpc: str, http: str, feed: str, prometheus: str, path: Path) -> None:
 
 def printed(script: str) -> str:
     """What one of our scripts that look for a program prints."""
-    found = subprocess.run([ROOT / "scripts" / script], stdout=subprocess.PIPE, text=True)
+    found = subprocess.run(
+        [ROOT / "scripts" / script], stdout=subprocess.PIPE, text=True, check=False
+    )
     if found.returncode:
         raise Failed(f"scripts/{script} found no program.")
     return found.stdout.strip()

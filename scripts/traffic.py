@@ -1,5 +1,5 @@
-"""Steady traffic for a service whose register holds made-up people: every method, some refusals, and
-changes in its feed. All from the project's own client and publisher.
+"""Steady traffic for a service whose register holds made-up people: every method, some refusals,
+and changes in its feed. All from the project's own client and publisher.
 
     scripts/traffic.py HOST:PORT FEED
 """

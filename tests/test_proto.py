@@ -11,51 +11,14 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
+from golden import VERSIONS
+from golden.messages import MESSAGES
 from ndoo.register.replica import Phase
 from ndoo.register.view import Verdict
 from ndoo.v1 import check_pb2
 
 ROOT = Path(__file__).resolve().parent.parent
-WIRE = ROOT / "tests" / "golden" / "wire.json"
-
-TOKEN, OTHER_TOKEN = "revision-token", "other-token"
-NUMBERS = [9_990_000_026, 9_990_000_042, 0, 2**64 - 1]
-REVISION = check_pb2.Revision(token=TOKEN)
-REVISION.as_of.FromJsonString("2026-01-01T00:00:00.25Z")
-COUNTS = check_pb2.Counts(received=1_000, cleared=900, opted_out=70, invalid=30)
-CHUNK = check_pb2.Chunk(
-    offset=2**40, count=300, cleared=b"\x01\x80", invalid=b"\x02\x00", revision=REVISION
-)
-SUMMARY = check_pb2.Summary(counts=COUNTS, revision=REVISION)
-DEMANDS = {"at_least_as_fresh": TOKEN, "exactly_at": OTHER_TOKEN}
-SET = bytes.fromhex("3a30000000000000")
-
-MESSAGES: dict[str, Message] = {
-    "CheckRequest": check_pb2.CheckRequest(nhs_number="999 000 0026", **DEMANDS),
-    "CheckResponse": check_pb2.CheckResponse(
-        verdict=check_pb2.VERDICT_OPTED_OUT, revision=REVISION
-    ),
-    "BatchCheckRequest": check_pb2.BatchCheckRequest(nhs_numbers=NUMBERS, **DEMANDS),
-    "BatchCheckResponse": check_pb2.BatchCheckResponse(
-        cleared=b"\x05", invalid=b"\x08", counts=COUNTS, revision=REVISION
-    ),
-    "StreamCheckRequest": check_pb2.StreamCheckRequest(nhs_numbers=NUMBERS, **DEMANDS),
-    "StreamCheckResponse with chunk": check_pb2.StreamCheckResponse(chunk=CHUNK),
-    "StreamCheckResponse with summary": check_pb2.StreamCheckResponse(summary=SUMMARY),
-    "CheckSetRequest": check_pb2.CheckSetRequest(keys=SET, **DEMANDS),
-    "CheckSetResponse with chunk": check_pb2.CheckSetResponse(
-        chunk=check_pb2.SetChunk(cleared=SET, counts=COUNTS)
-    ),
-    "CheckSetResponse with summary": check_pb2.CheckSetResponse(summary=SUMMARY),
-    "GetRegisterRequest": check_pb2.GetRegisterRequest(),
-    "GetRegisterResponse": check_pb2.GetRegisterResponse(
-        phase=check_pb2.PHASE_LIVE,
-        revision=REVISION,
-        opt_outs=3_619_104,
-        limits=check_pb2.Limits(numbers_per_message=131_072, bytes_per_message=2**22, streams=64),
-        version="1.2.3",
-    ),
-}
+WIRE = VERSIONS[-1] / "wire.json"
 
 FIELDS = {
     "Revision": ["string token", "message as_of"],
@@ -166,6 +129,24 @@ def test_every_golden_message_is_looked_at():
     assert shown == {
         part for request, response, _ in METHODS.values() for part in (request, response)
     }
+
+
+def fields_in(message: Message) -> set[tuple[str, str]]:
+    """The fields that are set in *message* and in those within it, each with its message."""
+    found = set()
+    for field, value in message.ListFields():
+        found.add((message.DESCRIPTOR.name, field.name))
+        if field.message_type is not None and not field.is_repeated:
+            found |= fields_in(value)
+    return found
+
+
+def test_every_field_stands_in_a_golden_message():
+    shown = {field for message in MESSAGES.values() for field in fields_in(message)}
+    wanted = {
+        (name, described.split()[-1]) for name, fields in FIELDS.items() for described in fields
+    }
+    assert wanted <= shown
 
 
 def cleared_bits(message: Message) -> int:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
 
-from ndoo import nhs_number
 from ndoo.ops.reasons import FEED_REFUSALS, REFUSALS, RESYNCS, STATE_REFUSALS
 from ndoo.ops.watch import Sign
 from ndoo.register.replica import Phase
@@ -24,10 +25,6 @@ SRC = ROOT / "src" / "ndoo"
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 400
 
-NOT_TEXT = {".lock", ".png", ".svg", "package-lock.json"}  # hashes and coordinates
-MEASURED = ROOT / "benchmarks" / "results"  # times and sizes
-NUMBER = re.compile(r"(?<!\d)\d{3}[ -]?\d{3}[ -]?\d{4}(?!\d)", re.ASCII)
-SECRET = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----\s|\beyJ[\w-]{20,}\.[\w-]{20,}\.")
 LEFTOVERS = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
 REDIS = {
     "budgets/redis.py",
@@ -36,6 +33,8 @@ REDIS = {
     "feed/redis.py",
     "publish/redis.py",
 }
+
+scan = SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "scan.py")))
 
 
 @cache
@@ -59,8 +58,7 @@ def sources() -> list[Path]:
 def texts() -> Iterator[tuple[Path, str]]:
     for path in files():
         raw = path.read_bytes()
-        is_text = NOT_TEXT.isdisjoint({path.suffix, path.name}) and MEASURED not in path.parents
-        if is_text and b"\0" not in raw:
+        if scan.may_hold_numbers(path) and b"\0" not in raw:
             yield path, raw.decode("utf-8")
 
 
@@ -165,7 +163,7 @@ def test_cached_machine_code_is_renewed_with_all_that_it_is_made_of():
     So the file names them with a digest: a change of any is a change of the file, and whoever
     upgrades never runs the new source with the machine code of the old.
     """
-    cached = [path for path in sources() if "cache=True" in path.read_text()]
+    cached = [path for path in sources() if "@compiled(" in path.read_text()]
     assert SRC / "register" / "kernel.py" in cached
     for path in cached:
         for made_of in _compiled_imports(path) - {path}:
@@ -181,9 +179,13 @@ def _compiled_imports(path: Path) -> set[Path]:
         names += [f"{names[0]}.{alias.name}" for alias in node.names] if names else []
         for name in names:
             other = SRC.parent / (name.replace(".", "/") + ".py")
-            if name.startswith("ndoo.") and other.is_file() and "@nb." in other.read_text():
+            if name.startswith("ndoo.") and other.is_file() and _is_compiled(other):
                 found |= {other} | _compiled_imports(other)
     return found
+
+
+def _is_compiled(path: Path) -> bool:
+    return re.search(r"^@(?:nb\.|compiled\()", path.read_text(), re.MULTILINE) is not None
 
 
 @pytest.mark.parametrize(
@@ -228,33 +230,11 @@ def test_nothing_is_left_over():
     assert not found
 
 
-def test_no_secret_is_written_down():
-    """Keys and tokens are made while tests run."""
-    assert not [str(path.relative_to(ROOT)) for path, text in texts() if SECRET.search(text)]
-    assert SECRET.search("-----BEGIN EC PRIVATE " + "KEY-----\nMHc")
-    assert SECRET.search("eyJ" + ".".join(["a" * 30] * 3))
-
-
-def test_no_number_of_a_person_is_written_down():
-    """Numbers that begin with 9 are never issued; any other valid one may be somebody's."""
+def test_no_number_of_a_person_and_no_secret_is_written_down():
+    """Numbers that begin with 9 are never issued; keys and tokens are made while tests run."""
     found = [
-        f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}"
-        for path, text in texts()
-        for match in NUMBER.finditer(text)
-        if _may_be_somebody(match[0])
+        f"{path.relative_to(ROOT)}:{line}: {kind}"
+        for path in files()
+        for line, kind in scan.findings(path)
     ]
     assert not found
-
-
-def _may_be_somebody(text: str) -> bool:
-    digits = re.sub("[ -]", "", text)
-    return nhs_number.is_valid(int(digits)) and not digits.startswith("9")
-
-
-@pytest.mark.parametrize("separators", ["", " ", "-"])
-def test_the_search_for_numbers_finds_them(separators: str):
-    key = next(key for key in range(401_000_000, 401_000_099) if nhs_number.check_digit(key))
-    digits = f"{key}{nhs_number.check_digit(key)}"
-    written = separators.join((digits[:3], digits[3:6], digits[6:]))
-    (match,) = NUMBER.finditer(f"nhs={written}, x")
-    assert _may_be_somebody(match[0])

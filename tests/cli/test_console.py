@@ -196,6 +196,15 @@ def test_the_base_install_says_which_extra_is_missing(tmp_path, arguments):
     assert "Traceback" not in result.stderr
 
 
+def test_ctrl_c_while_it_is_imported_ends_it_without_a_word(tmp_path):
+    (tmp_path / "click.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "ndoo", "--version"], capture_output=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-"])
 def test_a_closed_stream_is_refused_in_one_sentence(tmp_path, closed):
     command = f'exec "$0" -m ndoo check - - {closed}'

@@ -15,7 +15,7 @@ from client.fake_service import TOKEN, FakeService, serving
 from client.people import mixed_numbers
 from client.test_client import MAY_BE_DISCLOSED, NUMBERS, OPTED_OUT, is_right
 from client.threads import at_work
-from ndoo.client import AsyncClient, CallFailed, ClientClosed, IncompleteAnswer, Verdict, bulk
+from ndoo.client import AsyncClient, CallFailed, ClientClosed, IncompleteAnswer, Verdict, aio, bulk
 from ndoo.client.coalesce import BATCH_NUMBERS_MAX, Coalescer
 from ndoo.v1 import check_pb2
 
@@ -118,13 +118,20 @@ async def test_of_two_replicas_one_may_be_gone(service) -> None:
             assert is_right(await client.check_many(NUMBERS))
 
 
-async def test_a_replica_at_another_revision_is_passed_over(service) -> None:
+async def test_a_replica_at_another_revision_is_passed_over(service, monkeypatch) -> None:
     service.held = {TOKEN}
     with serving(service) as address, serving(FakeService(token="x", held={"x"})) as behind:
-        async with AsyncClient([behind, address]) as client:
-            for _ in range(2):
-                answer = await client.answer(5, exactly_at=TOKEN)
-                assert answer.revision.token == TOKEN
+        for targets in ([behind, address], f"ipv4:{behind},{address}"):
+            async with AsyncClient(targets) as client:
+                for _ in range(2):
+                    answer = await client.answer(5, exactly_at=TOKEN)
+                    assert answer.revision.token == TOKEN
+        async with AsyncClient(f"ipv4:{behind}") as client:
+            with pytest.raises(CallFailed, match="gone"):
+                await client.check(5, exactly_at=TOKEN)
+            monkeypatch.setattr(aio, "TURN_PAUSE_S", 3.0)  # there is no time for another turn
+            with pytest.raises(CallFailed, match="gone"):
+                await client.check(5, exactly_at=TOKEN, timeout_s=2.0)
 
 
 async def test_each_has_a_deadline_of_its_own(client, service) -> None:

@@ -29,6 +29,7 @@ from ndoo.client import (
     Verdict,
     Verdicts,
     bulk,
+    job,
 )
 from ndoo.client import (
     client as client_module,
@@ -364,10 +365,29 @@ def test_of_two_replicas_one_may_be_gone(service: FakeService) -> None:
 def test_a_replica_at_another_revision_is_passed_over(service: FakeService) -> None:
     other = FakeService(token="other", held={"other"}, numbers_per_message=CHUNK)
     service.held = {TOKEN}
-    with serving(service) as one, serving(other) as behind, Client([behind, one]) as client:
-        verdicts = client.check_many(NUMBERS, exactly_at=TOKEN)
-    assert is_right(verdicts)
-    assert verdicts.revision.token == TOKEN
+    with serving(service) as one, serving(other) as behind:
+        for targets in ([behind, one], f"ipv4:{behind},{one}"):
+            with Client(targets) as client:
+                verdicts = client.check_many(NUMBERS, exactly_at=TOKEN)
+            assert is_right(verdicts)
+            assert verdicts.revision.token == TOKEN
+        with Client(f"ipv4:{behind}") as client, pytest.raises(CallFailed) as caught:
+            client.check_many(NUMBERS, exactly_at=TOKEN)
+        assert caught.value.reason == "REVISION_GONE"
+
+
+def test_who_has_no_time_for_another_turn_is_told_what_the_last_one_said(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "TURN_PAUSE_S", 3.0)
+    service.held = {"new"}
+    with (
+        serving(service) as address,
+        Client(f"ipv4:{address}") as client,
+        pytest.raises(CallFailed) as caught,
+    ):
+        client.check_many(NUMBERS, exactly_at=TOKEN, timeout_s=2.0)
+    assert caught.value.reason == "REVISION_GONE"
 
 
 def test_a_replica_that_lies_about_its_revision_spoils_the_job(service: FakeService) -> None:

@@ -187,9 +187,10 @@ def test_closing_ends_a_waiting_read(place: Place) -> None:
         {"op": "vanish"},
         {"op": "opt_out", "nhs": "9990000019"},
         {"op": "opt_out"},
+        {"op": "resume", "v": "2"},
         {},
     ],
-    ids=["unknown kind", "wrong check digit", "no number", "nothing but a number"],
+    ids=["unknown kind", "wrong check digit", "no number", "later form", "nothing but a number"],
 )
 def test_a_change_that_cannot_be_read_is_waited_for(place: Place, fields: dict[str, str]) -> None:
     publisher = place.loaded(0)
@@ -299,6 +300,20 @@ def test_the_change_read_last_comes_with_what_follows_it(place: Place) -> None:
     assert reader.read().own == first.changes[-1]
     publisher.append([opt_out(2)])
     assert reader.read().own == first.changes[-1]
+
+
+def test_a_reader_goes_on_from_a_change_that_only_others_can_read(place: Place) -> None:
+    """Whoever understands it made a snapshot up to it, and what comes after has to be seen."""
+    publisher = place.loaded(0)
+    publisher.append([opt_out(1), opt_out(2)])
+    reader = Reader(place.feed())
+    (*_, last) = reader.read().changes
+    recorded = str(last.recorded_ms)
+    place.harm.replace_last({"v": "2", "seq": "2", "op": "resume", "recorded": recorded})
+    confirmed = reader.read()
+    assert (confirmed.complete, confirmed.own) == (True, feed.UNREADABLE)
+    publisher.append([opt_out(3)])
+    assert reader.read_all() == {0, 1, 2, 3}
 
 
 def test_a_position_means_nothing_in_another_revision(place: Place) -> None:

@@ -250,6 +250,33 @@ def test_a_snapshot_overtaken_by_a_load_changes_nothing(place: Place, meanwhile:
     assert people_in(place.register()) == {0, 7}
 
 
+def test_no_snapshot_mixes_two_histories(place: Place, meanwhile: Meanwhile) -> None:
+    publisher = place.loaded(0)
+    publisher.append([opt_out(1)])
+    meanwhile(place.rewrite_last)
+    with pytest.raises(HistoryChanged) as changed:
+        publisher.snapshot()
+    assert changed.value.reason == "REWRITTEN"
+    assert people_in(place.register()) == {0, 9}
+
+
+def test_no_load_mixes_two_histories(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who opted out in the history that is there now stays so."""
+    publisher, acts = place.loaded(0), [place.rewrite_last]
+    publisher.append([opt_out(1)])
+
+    def racing(*arguments: object) -> object:
+        first = first_snapshot(*arguments)
+        if acts:
+            acts.pop()()
+        return first
+
+    for module in (directory, redis):
+        monkeypatch.setattr(module, "first_snapshot", racing)
+    publisher.load(bitmap(0))
+    assert people_in(place.register()) == {0, 9}
+
+
 def test_a_load_does_not_lift_a_suspension(place: Place) -> None:
     publisher = place.loaded(0)
     publisher.append([Change(Kind.SUSPEND)])

@@ -50,8 +50,11 @@ class Model:
         self.out = set(out)
         self.persons = [{key} for key in PEOPLE]
         self.suspended = False
+        self.last: Change | None = None
 
     def apply(self, event: tuple) -> None:
+        seq = self.last.seq if self.last is not None else 0
+        self.last = change(event, seq + 1)
         kind = event[0]
         keys = [PEOPLE[index] for index in event[1:]]
         match kind:

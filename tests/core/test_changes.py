@@ -15,7 +15,16 @@ from core.settings import CORE
 from ndoo import nhs_number
 from ndoo.errors import ChangeRefused
 from ndoo.nhs_number import KEY_MAX
-from ndoo.register.changes import PERSONAL, Change, Kind, decode, encode, encode_recorded
+from ndoo.register.changes import (
+    PERSONAL,
+    Change,
+    Kind,
+    decode,
+    decode_numbered,
+    encode,
+    encode_numbered,
+    encode_recorded,
+)
 from ndoo.revision import SEQ_MAX
 
 KEYS = population.keys_in_pages(30, 3, seed=12)
@@ -50,7 +59,7 @@ def test_what_is_encoded_is_decoded(change: Change, future: dict[str, str]):
     fields = encode(change)
     assert "seq" not in fields
     assert "" not in fields.values()
-    # Fields that a later version adds decide nothing here.
+    # Fields that a later version adds decide nothing, or it says so in 'v'.
     assert decode({**future, **fields, "seq": str(change.seq)}) == change
 
 
@@ -100,6 +109,24 @@ def test_what_is_written_down_again_keeps_when_it_was_recorded():
     assert encode_recorded(unknown) == encode(unknown)
 
 
+@CORE
+@given(CHANGES, st.integers(0, 2**64 - 1) | st.integers(10**12, 10**13))
+def test_a_change_told_with_its_number_comes_back_as_it_was(change: Change, recorded_ms: int):
+    """Whatever differs passes for another change in its place."""
+    change = replace(change, recorded_ms=recorded_ms)
+    fields = encode_numbered(change)
+    assert {type(text) for text in fields.values()} == {str}
+    assert decode_numbered(fields) == change
+
+
+@pytest.mark.parametrize(
+    "odd", [{"op": "of_2030"}, {"v": "2"}, {"nhs": GOOD[:9] + "9"}, {"seq": ""}]
+)
+def test_a_change_that_only_others_can_read_is_unknown(odd: dict[str, str]):
+    assert decode_numbered(encode_numbered(Change(Kind.OPT_OUT, 5, int(GOOD) // 10)) | odd) is None
+    assert decode_numbered({}) is None
+
+
 @pytest.mark.parametrize("text", ["999 000 0026", "999-000-0026"])
 def test_numbers_may_be_grouped(text: str):
     assert decode({"seq": "1", "op": "opt_out", "nhs": text}).key == int(GOOD) // 10
@@ -141,6 +168,21 @@ def test_a_kind_that_is_not_known_is_refused(op: str):
     for fields in ({"op": op}, {}):
         with pytest.raises(ChangeRefused, match="'op'"):
             decode({"seq": "7", "nhs": GOOD, **fields})
+
+
+@pytest.mark.parametrize("version", ["", "0", "2", "01", "1 ", "1.0", "\uff11", "9" * 5_000, GOOD])
+def test_a_form_that_is_not_known_is_refused_whatever_else_it_says(version: str):
+    """What an entry of a later form decides is not known, though all fields of today are there."""
+    for fields in ({"seq": "7", "op": "opt_in", "nhs": GOOD}, {"seq": "7", "op": "resume"}, {}):
+        with pytest.raises(ChangeRefused, match="'v'") as refused:
+            decode(fields | {"v": version})
+        assert GOOD not in str(refused.value)
+
+
+def test_the_first_form_may_be_named():
+    fields = {"seq": "7", "op": "opt_in", "nhs": GOOD}
+    assert decode(fields | {"v": "1"}) == decode(fields)
+    assert "v" not in encode(decode(fields))
 
 
 def digits_of(text: str) -> set[str]:

@@ -139,6 +139,7 @@ class RegisterMachine(RuleBasedStateMachine):
         assert len(self.register) == len(self.model.out)
         assert all((key in self.register) == (key in self.model.out) for key in PEOPLE)
         assert self.register.suspended == self.model.suspended
+        assert self.register.last == self.model.last
 
     @invariant()
     def views_answer_as_at_their_revision(self) -> None:

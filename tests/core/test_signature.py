@@ -87,6 +87,7 @@ def test_what_is_not_signed_is_refused(packed: Packed, verify: Verifier) -> None
         ("suspended", None),
         ("shrink_accepted", True),
         ("links_sha256", hashlib.sha256(b"").hexdigest()),
+        ("last", {"seq": "41", "op": "resume"}),
         ("future", 1),
     ],
 )

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,10 @@ from core import hostile
 from core.settings import CORE
 from ndoo.errors import SnapshotRefused
 from ndoo.nhs_number import KEY_MAX
+from ndoo.register.changes import Change, Kind, encode_numbered
 from ndoo.register.snapshot import (
     HEADER_BYTES_MAX,
+    LAST_BYTES_MAX,
     LINKS_BYTES_MAX,
     Packed,
     Snapshot,
@@ -33,10 +34,11 @@ from ndoo.register.snapshot import (
 )
 from ndoo.revision import SEQ_MAX, Revision
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "snapshot.json"
 BASE = 999_000_000
 KEYS = [BASE + off for off in (2, 4, 7, 8, 9, 10, 11, 12, 13, 77, 500, 70_000)]
 KEYS += range(BASE + 200_000, BASE + 200_300)  # stored as a run
+LAST = Change(Kind.OPT_OUT, 41, BASE + 2, at="2026-01-01T00:00:00Z", recorded_ms=1_767_225_600_000)
+TOLD = encode_numbered(LAST)
 LINKS = ((BASE + 2, BASE + 4, BASE + 500), (BASE + 3, BASE + 5), (BASE + 7, BASE + 70_000))
 
 
@@ -104,23 +106,29 @@ def test_what_is_packed_is_unpacked(
     assert after.keys == BitMap(keys)
 
 
-def test_a_golden_snapshot_is_read_and_written_for_ever():
-    golden = json.loads(GOLDEN.read_text())
-    stored = Packed(
-        golden["header"].encode(), *map(bytes.fromhex, (golden["register"], golden["links"]))
-    )
-    read = unpack(stored)
-    assert read == snapshot(links=LINKS, suspended=True)
-    assert list(read.keys) == KEYS
-    assert pack(read) == stored
+def test_the_change_that_led_to_it_comes_with_it():
+    packed = pack(snapshot(last=LAST))
+    assert unpack(packed).last == LAST
+    assert json.loads(packed.header)["last"] == TOLD
+    assert "last" not in WRITTEN
+    assert unpack(PACKED).last is None
 
 
-def test_a_golden_snapshot_without_a_digest_of_its_header_is_read_for_ever():
-    golden = json.loads(GOLDEN.with_name("snapshot-0.1.json").read_text())
-    blocks = map(bytes.fromhex, (golden["register"], golden["links"]))
-    stored = Packed(golden["header"].encode(), *blocks)
-    assert "header_sha256" not in golden["header"]
-    assert unpack(stored) == snapshot(links=LINKS, suspended=True)
+def test_a_change_too_long_to_be_read_again_and_again_is_left_out():
+    room = LAST_BYTES_MAX - len(json.dumps(TOLD | {"src": ""}))
+    fits, too_long = (replace(LAST, src="x" * size) for size in (room, room + 1))
+    assert unpack(pack(snapshot(last=fits))).last == fits
+    assert unpack(pack(snapshot(last=too_long))).last is None
+
+
+@pytest.mark.parametrize("unknown", [{}, TOLD | {"op": "of_2030"}, TOLD | {"v": "2"}])
+def test_a_change_that_only_others_can_read_makes_no_worse_snapshot(unknown: dict[str, str]):
+    assert unpack(with_header(last=unknown)) == unpack(PACKED)
+
+
+@pytest.mark.parametrize("last", [None, "", [TOLD], TOLD | {"seq": 41}, TOLD | {"seq": "40"}])
+def test_a_change_that_cannot_have_led_to_it_is_refused(last: object):
+    assert reason_of(with_header(last=last)) == "HEADER"
 
 
 def test_a_snapshot_without_links_or_flags_is_read():
@@ -387,5 +395,5 @@ def test_a_shrunken_register_is_refused(current: int, new: int, share: float, re
 
 
 def test_what_a_snapshot_shows_of_itself_holds_no_key():
-    shown = repr(snapshot(links=LINKS)) + repr(PACKED)
-    assert str(BASE)[:6] not in shown
+    told = snapshot(links=LINKS, last=LAST)
+    assert str(BASE)[:6] not in repr(told) + repr(pack(told))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 from support.pages import ROOT, Reader, steps
 from support.people import KEYS
 from support.places import Place
@@ -52,15 +50,3 @@ def test_the_reasons_are_all_told() -> None:
 def _table(page: str, begins: str) -> set[str]:
     table = (ROOT / page).read_text("utf-8").partition(begins)[2].partition("\n\n")[0]
     return set(re.findall(r"`([A-Z_]{3,})`", table))
-
-
-@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "languages").glob("*.md")))
-def test_pages_of_other_languages_lead_somewhere(page: Path) -> None:
-    for target, anchor in re.findall(r"\]\(([^)#:]+)(?:#([\w-]+))?\)", page.read_text("utf-8")):
-        text = (page.parent / target).read_text("utf-8")
-        headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-        assert not anchor or anchor in {_anchor(heading) for heading in headings}
-
-
-def _anchor(heading: str) -> str:
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

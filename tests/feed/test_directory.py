@@ -223,23 +223,19 @@ def test_a_writer_killed_at_any_step_leaves_a_sound_feed(
     publisher.append([opt_out(4)])
     keys = place.register().snapshot("1:0", "now").keys
     with monkeypatch.context() as killing:
-        rename, unlink = Path.rename, Path.unlink
+        rename, unlink = os.rename, os.unlink
 
-        def doomed(real: Callable[..., object], doom: str) -> Callable[..., object]:
-            def do(path: Path, *args: object) -> object:
-                kind = (
-                    "removal"
-                    if real is unlink
-                    else ("snapshot" if path.name.startswith("snapshot") else "segment")
-                )
-                if kind == doom:
+        def doomed(real: Callable[..., object]) -> Callable[..., object]:
+            def do(path: Path | str, *args: object, **directories: int) -> object:
+                kind = "snapshot" if Path(path).name.startswith("snapshot") else "segment"
+                if step == ("removal" if real is unlink else kind):
                     raise KilledError
-                return real(path, *args)
+                return real(path, *args, **directories)
 
             return do
 
-        killing.setattr(Path, "rename", doomed(rename, step))
-        killing.setattr(Path, "unlink", doomed(unlink, step))
+        killing.setattr(os, "rename", doomed(rename))
+        killing.setattr(os, "unlink", doomed(unlink))
         with pytest.raises(KilledError):
             publisher.load(keys) if act == "load" else publisher.snapshot()
     assert people_in(place.register()) == {0, 1, 2, 3, 4}

@@ -16,6 +16,7 @@ from ndoo.errors import (
     SequenceBroken,
     SnapshotRefused,
 )
+from ndoo.feed import feed
 from ndoo.feed.feed import Batch, HistoryChanged
 from ndoo.feed.follower import BACKOFF_S_MAX, GATHER_S
 from ndoo.register import view as views
@@ -358,6 +359,26 @@ def test_another_change_in_the_very_place_of_the_one_read_last_is_seen() -> None
     ).to_end()
     assert run.observer.resyncs == ["REWRITTEN", "REWRITTEN"]
     assert run.people == {0, 1, 2}
+
+
+def test_what_cannot_be_read_in_the_very_place_of_the_change_read_last_is_seen() -> None:
+    run = Run(
+        *live(0),
+        batch(opt_out(1), opt_out(2), after=0),
+        replace(batch(opt_out(8), after=2), own=feed.UNREADABLE),
+    ).to_end()
+    assert run.observer.resyncs == ["REWRITTEN"]
+    assert run.people == {0, 1, 2}
+
+
+def test_another_change_in_the_place_of_the_snapshots_own_is_seen() -> None:
+    last = replace(opt_out(2), seq=2)
+    begun = snapshot(0, 1, 2, seq=2, last=last)
+    run = Run(begun, other_in_its_place(opt_out(8))).to_end()
+    assert run.observer.resyncs == ["REWRITTEN"]
+    assert run.state.view is None
+    own = replace(batch(opt_out(8), after=2), own=replace(last, recorded_ms=5))
+    assert Run(begun, own).to_end().people == {0, 1, 2, 8}
 
 
 def test_the_own_change_where_it_was_read_is_gone_on_from() -> None:

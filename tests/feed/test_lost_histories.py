@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
 
 from ndoo.errors import FeedUnavailable
+from ndoo.feed import log
 from ndoo.feed.feed import Feed, HistoryChanged
 from ndoo.feed.url import DirectoryUrl
 from ndoo.publish.directory import DirectoryPublisher
 from ndoo.revision import Revision
 from support.people import opt_out
-from support.places import Place
+from support.places import Place, people_in
 from support.scripted import Run, batch, snapshot
 
 STREAM = "{ndoo}:changes"
@@ -67,6 +69,39 @@ def test_another_line_in_the_place_of_the_own_is_seen(tmp_path: Path, take_snaps
     with pytest.raises(HistoryChanged) as changed:
         feed.read(revision, position, 0.0)
     assert changed.value.reason == "REWRITTEN"
+
+
+@pytest.mark.parametrize("moved_on", [False, True])
+def test_another_change_in_front_of_a_new_segment_is_seen(
+    directory_place: Place, tmp_path: Path, moved_on: bool
+) -> None:
+    """Whoever waits at the end of a log is led to the next segment, which begins with a header."""
+    publisher, path = directory_place.loaded(0), directory_place.harm.path
+    publisher.append([opt_out(1)], request_id="once")
+    shutil.copytree(path, tmp_path / "copy")
+    feed = directory_place.feed()
+    revision, position = read_all(feed)
+    publisher.snapshot()
+    led = feed.read(revision, position, 0.0)
+    (last,) = feed.retained(None)
+    assert (led.own, feed.read(revision, led.position, 0.0).own) == (last, last)
+    shutil.rmtree(path)
+    shutil.copytree(tmp_path / "copy", path)
+    directory_place.rewrite_last()
+    publisher.snapshot()
+    other = feed.read(revision, led.position if moved_on else position, 0.0)
+    with pytest.raises(HistoryChanged):
+        other.after(last)
+
+
+def test_a_header_has_room_for_any_change(directory_place: Place) -> None:
+    publisher = directory_place.loaded(0)
+    long = replace(opt_out(1), src="x" * (log.LINE_BYTES_MAX - 200))
+    publisher.append([long])
+    publisher.snapshot()
+    publisher.append([opt_out(2)])
+    assert people_in(directory_place.register()) == {0, 1, 2}
+    assert None not in list(directory_place.feed().retained(None))
 
 
 def test_a_generation_that_was_replaced_does_not_come_back() -> None:

@@ -181,6 +181,8 @@ def test_a_replica_is_not_believed(watched: Watched) -> None:
         with pytest.raises(FeedUnavailable, match="it is a replica"):
             feed.load()
         publisher = Place(watched.replica.url, None, stack).publisher()
+        with watched.master.client() as client:  # what has not reached the replica is not there
+            assert client.wait(1, 60_000) == 1
         with pytest.raises(FeedUnavailable, match="it is a replica, which cannot be written"):
             publisher.append([opt_out(1)])
         own = stack.enter_context(contextlib.closing(open_feed(watched.master.url)))

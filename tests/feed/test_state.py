@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ndoo.errors import InputError, SnapshotRefused
-from ndoo.feed import log, state
+from ndoo.feed import durable, state
 from ndoo.feed.state import (
     CONFIRMED,
     REGISTER,
@@ -24,7 +24,7 @@ from ndoo.feed.state import (
 )
 from ndoo.register.replica import CLOCK_BACK_S_MAX
 from ndoo.revision import Revision
-from support.people import KEYS
+from support.people import KEYS, opt_out, supersede
 from support.places import bitmap
 from support.scripted import snapshot
 
@@ -43,9 +43,11 @@ def directory(tmp_path: Path) -> Iterator[StateDirectory]:
 
 def keep(directory: StateDirectory, *people: int, seq: int = 5, as_of: float = AS_OF) -> Kept:
     """Keep a register of *people* and what is known of it."""
-    kept = snapshot(*people, seq=seq, links=LINKS)
+    last = replace(opt_out(2), seq=seq, at="2026-01-01T00:00:00Z", recorded_ms=1_767_225_600_000)
+    kept = snapshot(*people, seq=seq, links=LINKS, last=last)
     digest = directory.write_register(kept, as_of - 5)
-    reached = Reached(Revision("g", seq + 2), str(seq + 2), len(people) + 2)
+    later = replace(supersede(1, 2), seq=seq + 2)
+    reached = Reached(Revision("g", seq + 2), str(seq + 2), len(people) + 2, later)
     confirmed = Confirmation(digest, as_of, suspended=False, reached=reached)
     directory.write_confirmation(confirmed)
     return Kept(kept, confirmed)
@@ -65,6 +67,13 @@ def test_what_is_kept_comes_back(directory: StateDirectory) -> None:
     for seq in (5, 9):
         kept = keep(directory, 0, 1, 2, seq=seq)
         assert directory.read(NOW) == kept
+
+
+def test_a_state_of_before_says_nothing_of_its_last_change(directory: StateDirectory) -> None:
+    kept = keep(directory, 0, 1, 2)
+    reached = replace(kept.confirmed.reached, last=None)
+    directory.write_confirmation(replace(kept.confirmed, reached=reached))
+    assert directory.read(NOW).confirmed.reached == reached
 
 
 def test_nobody_else_may_read_it(directory: StateDirectory, tmp_path: Path) -> None:
@@ -106,9 +115,10 @@ def test_a_register_without_its_confirmation_is_refused(
 
 def test_a_confirmation_of_another_register_gives_no_time(directory: StateDirectory) -> None:
     keep(directory, 0, 1, 2)
-    newer = snapshot(0, seq=8)
+    last = replace(opt_out(0), seq=8)
+    newer = snapshot(0, seq=8, last=last)
     digest = directory.write_register(newer, AS_OF - 100)
-    reached = Reached(Revision("g", 8), "8", 1)
+    reached = Reached(Revision("g", 8), "8", 1, last)
     kept = directory.read(NOW)
     assert kept == Kept(newer, Confirmation(digest, AS_OF - 100, suspended=False, reached=reached))
 
@@ -169,7 +179,7 @@ def test_a_full_disk_leaves_what_was_kept(
     directory: StateDirectory, tmp_path: Path, name: str
 ) -> None:
     kept = keep(directory, 0, 1, 2)
-    temporary = tmp_path / "state" / log.temporary(name)
+    temporary = tmp_path / "state" / durable.temporary(name)
     for _ in range(2):
         temporary.symlink_to("/dev/full")
         with pytest.raises(StateRefused, match="No space left") as refused:
@@ -248,12 +258,14 @@ def test_killed_at_any_step_it_leaves_the_old_state_or_the_new(
     for last in range(100):
         shutil.copytree(tmp_path / "state", tmp_path / str(last))
         dying = StateDirectory(tmp_path / str(last), FEED)
-        monkeypatch.setattr(state, "os", DyingSystem(last))
-        try:
-            new = keep(dying, 0, 1, 2, 3, seq=9)
-        except Killed:
-            new = None
-        monkeypatch.setattr(state, "os", os)
+        with monkeypatch.context() as patch:
+            system = DyingSystem(last)
+            for module in (state, durable):
+                patch.setattr(module, "os", system)
+            try:
+                new = keep(dying, 0, 1, 2, 3, seq=9)
+            except Killed:
+                new = None
         dying.close()
         after = StateDirectory(tmp_path / str(last), FEED)
         kept = after.read(NOW)

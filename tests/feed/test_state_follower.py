@@ -207,6 +207,31 @@ def test_what_was_published_after_the_kept_register_is_remembered(run_from: Make
     assert run.people == {0, 1}
 
 
+def numbered(change: Change, seq: int) -> Change:
+    return replace(change, seq=seq)
+
+
+def test_a_restart_sees_another_change_in_the_place_of_the_last_one(run_from: MakeRun) -> None:
+    kept = replace(KEPT, last=numbered(opt_out(1), 5))
+    other = replace(batch(opt_out(8), after=5), own=numbered(opt_out(7), 5))
+    run = run_from(kept, other, AWAY).to_end()
+    assert run.observer.resyncs == ["REWRITTEN"]
+    assert (run.people, run.state.as_of) == ({0, 1}, AS_OF)
+    assert run.state.phase is not Phase.LIVE
+
+
+def test_a_restart_sees_another_change_where_it_had_come_to(run_from: MakeRun) -> None:
+    """Beyond the kept register, whose own last change is still there."""
+    kept = replace(KEPT, last=numbered(opt_out(1), 5))
+    reached = Reached(Revision("g", 6), "6", 3, numbered(opt_out(2), 6))
+    following = replace(batch(opt_out(7), opt_out(8), after=5), own=kept.last)
+    other = replace(batch(opt_out(8), after=6), own=numbered(opt_out(7), 6))
+    run = run_from(kept, following, other, AWAY, reached=reached).to_end()
+    assert run.feed.calls[:2] == [("read", 5, "5"), ("read", 6, "6")]
+    assert run.observer.resyncs == ["REWRITTEN"]
+    assert (run.people, run.state.as_of) == ({0, 1}, AS_OF)
+
+
 def test_a_shrunken_register_is_refused_beside_the_kept_one(run_from: MakeRun) -> None:
     kept = snapshot(*range(50), seq=5)
     run = run_from(kept, OTHER, snapshot(*range(40), generation="h"), AWAY).to_end()
@@ -317,6 +342,27 @@ def test_a_restart_notices_that_the_feed_went_back(place: Place, tmp_path: Path)
         place, path, until=lambda state: bool(state.view and state.view.revision == revision)
     )
     assert people_seen(state) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("then", [[], [3]], ids=["nothing", "more"])
+def test_a_restart_mixes_no_two_histories(place: Place, tmp_path: Path, then: list[int]) -> None:
+    publisher = place.loaded(0)
+    revision = publisher.append([opt_out(1), opt_out(2)])
+    path = tmp_path / "state"
+    follow(place, path, until=lambda state: bool(state.view and state.view.revision == revision))
+    place.rewrite_last()
+    for person in then:
+        publisher.append([opt_out(person)])
+    seen: list[State] = []
+
+    def has_tried_again(state: State) -> bool:
+        seen.append(state)
+        return sum(state.phase is Phase.LOADING for state in seen) > 3
+
+    _, resyncs = follow(place, path, until=has_tried_again)
+    assert set(resyncs) == {"REWRITTEN"}
+    assert {frozenset(people_seen(state)) for state in seen if state.view} == {frozenset({0, 1, 2})}
+    assert not any(state.phase is Phase.LIVE for state in seen)
 
 
 def test_the_state_of_another_feed_is_not_answered_from(place: Place, tmp_path: Path) -> None:

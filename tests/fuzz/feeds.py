@@ -237,6 +237,7 @@ def _changes() -> Iterator[dict[str, str]]:
     yield {**texts, **changes.encode(Change(Kind.SUSPEND))}
     yield {"seq": "9223372036854775808", "op": "opt_in", "nhs": "999 000 0018"}
     yield {"seq": "9990000018", "op": "opt_out", "nhs": "7"}
+    yield {"v": "2", "seq": "7", "op": "resume"}
 
 
 def _line_seeds() -> Iterator[bytes]:

@@ -121,20 +121,6 @@ def test_the_runbook_tells_of_no_alert_that_there_is_not() -> None:
     assert list(sections()) == list(alerts())
 
 
-def test_links_within_the_pages_lead_somewhere() -> None:
-    anchors = {path.name: headings(path) for path in PAGES}
-    for path in PAGES:
-        links = re.findall(r"\]\(([\w.]*)#([\w-]+)\)", path.read_text("utf-8"))
-        assert links
-        for page, anchor in links:
-            assert anchor in anchors[page or path.name], f"{path.name} links to {page}#{anchor}"
-
-
-def headings(path: Path) -> set[str]:
-    found = re.findall(r"^#+ (.+)$", path.read_text("utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
-
-
 @pytest.mark.parametrize("path", [ALERTS, RECORDING, *PAGES], ids=lambda path: path.name)
 def test_every_metric_that_is_named_exists(path: Path) -> None:
     """A misspelt one makes an alert that never fires."""

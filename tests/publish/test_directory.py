@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ndoo.errors import ChangeRefused, FeedUnavailable
-from ndoo.feed import log
+from ndoo.feed import durable, log
 from ndoo.feed.url import DirectoryUrl
 from ndoo.publish import directory
 from ndoo.publish.directory import DirectoryPublisher
@@ -47,6 +47,12 @@ def test_a_lock_that_is_held_for_ever_is_told_of(
                 act()
     publisher.append([opt_out(1)])
     assert people_in(place.register()) == {0, 1}
+
+
+def test_where_the_log_ends_is_shown_without_a_number(place: Place) -> None:
+    publisher = place.loaded(0)
+    publisher.append([opt_out(1)])
+    assert number(1) not in repr(publisher._end())
 
 
 def torn(harm: DirectoryHarm, lines: int) -> None:
@@ -150,7 +156,7 @@ def test_what_readers_need_no_more_is_kept_for_a_day_for_its_ids(
 
 def test_a_load_removes_what_it_replaces(place: Place, harm: DirectoryHarm) -> None:
     publisher = place.loaded(0)
-    (harm.path / log.temporary(log.SNAPSHOT)).write_bytes(b"left behind")
+    (harm.path / durable.temporary(log.SNAPSHOT)).write_bytes(b"left behind")
     publisher.append([opt_out(1)])
     revision = publisher.load(bitmap(0, 1))
     (segment,) = log.segments(harm.path)

@@ -8,10 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from ndoo.errors import FeedUnavailable, SnapshotRefused
+from ndoo.feed.feed import HistoryChanged
 from ndoo.publish import redis as publishing
 from ndoo.publish.fold import first_snapshot
 from ndoo.publish.open import open_publisher
 from ndoo.publish.publisher import CHANGES_PER_STEP_MAX, Unconfirmed
+from ndoo.publish.source import Terms
 from support.people import KEYS, number, opt_in, opt_out
 from support.places import Place, RedisHarm, bitmap, people_in
 from support.redis_server import DURABLE, RedisServer
@@ -122,6 +124,36 @@ def test_a_change_lost_while_a_load_is_prepared_is_missed(
     with pytest.raises(SnapshotRefused) as refused:
         publisher.load(bitmap(0))
     assert refused.value.reason == "SOURCE_IN_DOUBT"
+
+
+def test_a_snapshot_is_not_built_on_one_whose_last_change_is_another_now(
+    redis_place: Place,
+) -> None:
+    publisher = redis_place.loaded(0)
+    publisher.append([opt_out(1), opt_out(2)])
+    publisher.snapshot()
+    redis_place.rewrite_last()
+    publisher.append([opt_out(3)])
+    with pytest.raises(HistoryChanged) as changed:
+        publisher.snapshot()
+    assert changed.value.reason == "REWRITTEN"
+    assert redis_place.feed().load().revision.seq == 2
+    with pytest.raises(SnapshotRefused, match="--accept-jump"):
+        publisher.load(bitmap(0, 1, 2, 3, 9))
+    publisher.load(bitmap(0, 1, 2, 3, 9), Terms(accept_jump=True))
+    assert people_in(redis_place.register()) == {0, 1, 2, 3, 9}
+
+
+def test_the_last_change_may_have_been_written_in_groups_of_digits(redis_place: Place) -> None:
+    publisher = redis_place.loaded(0)
+    old, new = number(1), f"{number(2)[:3]}-{number(2)[3:6]}-{number(2)[6:]}"
+    grouped = {"nhs": f"{old[:3]} {old[3:6]} {old[6:]}", "new": new, "at": "", "future": "x"}
+    redis_place.harm.append_raw({"seq": "1", "op": "supersede", **grouped})
+    assert publisher.snapshot().revision.seq == 1
+    redis_place.harm.append_raw({"seq": "2", "op": "suspend", "nhs": "mixed up"})
+    assert publisher.snapshot().revision.seq == 2
+    publisher.load(bitmap(0))
+    assert redis_place.register().suspended
 
 
 def test_what_lies_ready_for_a_load_that_never_came_goes_away(redis_place: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import itertools
 import json
 import shutil
@@ -28,6 +29,7 @@ from ndoo.publish.open import open_publisher
 from ndoo.publish.publisher import Publisher
 from ndoo.publish.seal import UNSIGNED, Seal
 from ndoo.publish.source import Terms
+from ndoo.register.replica import CLOCK_BACK_S_MAX
 from ndoo.register.signature import Signer, Verifier
 from ndoo.register.snapshot import unix_s
 from ndoo.revision import Revision
@@ -255,6 +257,34 @@ def test_a_moment_to_come_is_not_believed(house: House) -> None:
     unsaid = replace(snapshot, revision=Revision("g", 1), began_at="")
     feed = SignedFeed(Scripted(unsaid), None, clock=time.time, refused=print)
     assert reason_of(feed) == "SNAPSHOT_HEADER"
+
+
+def test_what_was_seen_counts_whether_or_not_it_was_taken(house: House) -> None:
+    """It tells that the one before is old, and people have opted out since; a load mends it."""
+    house.load(*PEOPLE)
+    put_back = house.backup()
+    house.load(*NEW_PEOPLE)
+    with house.replica() as feed:
+        feed.load()
+    put_back()
+    with house.following() as following:
+        assert following.until_trouble("older than one that was here before").view is None
+        following.until_at(house.load(*NEW_PEOPLE))
+
+
+def test_a_writer_whose_clock_is_ahead_delays_a_load_by_no_more_than_that(house: House) -> None:
+    house.load(*PEOPLE)
+    with house.replica(has_state=False) as feed:
+        ahead = feed.load()
+    now = unix_s(ahead.began_at) - CLOCK_BACK_S_MAX
+    scripted = Scripted(ahead)
+    signed = SignedFeed(scripted, None, clock=lambda: now, refused=print)
+    assert signed.load() == ahead
+    for seconds, is_older in ((CLOCK_BACK_S_MAX - 1, True), (CLOCK_BACK_S_MAX, False)):
+        began_at = dt.datetime.fromtimestamp(now + seconds, dt.UTC).isoformat()
+        later = replace(ahead, revision=Revision("later", 0), began_at=began_at)
+        scripted.load = lambda at=later: at
+        assert (reason_of(signed) if is_older else signed.load()) in ("SNAPSHOT_REPLAYED", later)
 
 
 def test_a_memory_that_fails_is_told_and_stops_nothing(house: House, tmp_path: Path) -> None:

@@ -184,12 +184,19 @@ async def test_no_tls_before_1_2(mutual: House, authority: Authority, caller: Ce
 
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_every_connection_is_verified_in_full(
-    mutual: House, authority: Authority, caller: Certificate, newest: int
+async def test_no_session_is_resumed_when_its_time_is_over(
+    mutual: House,
+    authority: Authority,
+    caller: Certificate,
+    newest: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A session that is resumed would not be: not even the end of a certificate would end it."""
+    """Not even the end of a certificate would end it: a caller is verified once in that time."""
     context = context_of(authority, caller, newest)
     session, _ = await asyncio.to_thread(shake_hands, mutual, context)
+    _, is_resumed = await asyncio.to_thread(shake_hands, mutual, context, session)
+    assert is_resumed
+    monkeypatch.setattr(tls, "SESSIONS_S_MAX", 0.0)
     _, is_resumed = await asyncio.to_thread(shake_hands, mutual, context, session)
     assert not is_resumed
 

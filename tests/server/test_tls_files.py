@@ -63,7 +63,7 @@ class Files:
         self.key.chmod(0o600)
 
     def in_use(self) -> tuple[bytes, bytes, bytes]:
-        self.certificates._configuration()
+        self.certificates._look()
         certificate, key = self.certificates._serving._files
         return certificate, key, self.certificates._authorities._files[0]
 

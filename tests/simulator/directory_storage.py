@@ -18,7 +18,7 @@ from ndoo.register.snapshot import Packed
 from simulator.disk import Disk
 from simulator.schedule import Schedule
 from simulator.storage import Storage, Stored, repaired
-from simulator.truth import PLACE, UNREADABLE, Truth
+from simulator.truth import PLACE, Truth, unreadable
 
 POLL_S = 0.1
 """Readers look so often, for the sake of speed; any news comes between two looks."""
@@ -75,7 +75,7 @@ class DirectoryStorage(Storage):
                 if line.endswith(b"\n"):
                     self._seen[segment.name] = seen = seen + len(line)
                     fields = json.loads(line[9:])
-                    if "seq" in fields:
+                    if "first_seq" not in fields:
                         yield fields | {PLACE: f"{segment.name}:{seen}:{fields.get('recorded')}"}
 
     def _segments(self) -> list[Path]:
@@ -130,8 +130,8 @@ class DirectoryStorage(Storage):
         segment = log.Segment(tip.generation, tip.seq + 1)
         if not (self.path / segment.name).exists():
             with (self.path / segment.name).open("wb") as file:
-                file.write(segment.header)
-        self._seen[segment.name] = len(segment.header)
+                file.write(segment.header())
+        self._seen[segment.name] = len(segment.header())
         self._write_snapshot(snapshots.pack(repaired(tip, str(segment.start))))
         self.was_repaired()
         self._last_stored = self.stored()
@@ -202,11 +202,10 @@ class DirectoryStorage(Storage):
         return True
 
     def write_unreadable(self) -> bool:
-        """A foreign kind of change, or a line that was damaged after it was written."""
+        """A change that no reader understands, or a line that was damaged after it was written."""
         if self.busy or self.damaged:
             return False
-        fields = self.some_change(self.truth.tip.seq + 1)
-        fields["op"] = UNREADABLE + fields["op"]
+        fields = unreadable(self.some_change(self.truth.tip.seq + 1))
         raw = bytearray(log.encode_line(fields))
         if self.rng.random() < 0.5:
             raw[self.rng.randrange(9)] ^= 1

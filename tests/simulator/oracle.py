@@ -14,10 +14,10 @@ replica that published of the one may never go on to the other (3). Which of the
 that knew neither, nobody can tell who does not see the sequence of servers from outside, and the
 truth follows storage: `as_of` is held to what storage held at that moment and has not lost since:
 what was asked of one server, another may have answered. Nor can a replica tell whose last change
-was trimmed before it looked again, or has another in its place with the same number and the same id
-(made in the same millisecond of a slower clock) and is known by its place alone, or that finds
-storage back at a generation which it never saw: nothing that is left speaks of it. Such cases are
-counted, as beyond proof.
+was trimmed before it looked again, or stands there with the same number, content and id (recorded
+again in the same millisecond of a slower clock) after others than before, or that finds storage
+back at a generation which it never saw: nothing that is left speaks of it. Such cases are counted,
+as beyond proof.
 """
 
 from __future__ import annotations
@@ -179,11 +179,12 @@ class Oracle:
     def _judge_course(self, right: list[Node], view: View) -> None:
         """Whether the states that *view* may be go on from what this replica knows."""
         known_once = self.known + self._left
-        if self.restored and any(known.includes(node) for node in right for known in known_once):
+        followed = [n for n in right if any(n.includes(before) for before in self.known)]
+        kept = any(known.includes(node) for node in right for known in known_once)
+        if self.restored and kept and not followed:
             return  # what it kept, which may be older than what it knows
         self.restored = False
         if self.known and right:
-            followed = [n for n in right if any(n.includes(before) for before in self.known)]
             if not followed and self._is_beyond_proof(right):
                 self.beyond_proof += 1
                 self._left += self.known
@@ -201,13 +202,14 @@ class Oracle:
     def _looks_alike(self, node: Node, before: Node) -> bool:
         """Whether whoever knows *before* finds nothing amiss in *node*: storage is back at a
         generation that this replica never saw; or it has trimmed the change that was read last,
-        and all before it; or has another in that very place, with its number and its id.
+        and all before it; or has the same one in that very place, after others than before.
         """
         if node.era != before.era:
             return node.era not in self.eras
         if before.seq < self.retained_from():
             return True
-        return any(each.seq == before.seq and each.place == before.place for each in node.line())
+        same = (before.seq, before.place, before.tag)
+        return any((each.seq, each.place, each.tag) == same for each in node.line())
 
     def _is_wrong(self, what: str, view: View) -> None:
         seq, generation = view.revision.seq, view.revision.generation

@@ -12,7 +12,7 @@ from simulator.network import Server, wired
 from simulator.redis_model import RedisModel, Stream, id_text
 from simulator.schedule import EPOCH_S, Schedule
 from simulator.storage import Storage, Stored, repaired
-from simulator.truth import PLACE, UNREADABLE, Truth
+from simulator.truth import PLACE, Truth, unreadable
 
 CHANGES, SNAPSHOT, HEAD = b"{ndoo}:changes", b"{ndoo}:snapshot", b"{ndoo}:head"
 COPIES_KEPT = 6
@@ -142,8 +142,7 @@ class RedisStorage(Storage):
         return True
 
     def write_unreadable(self) -> bool:
-        fields = self.some_change(self.truth.tip.seq + 1)
-        self.add_raw({**fields, "op": UNREADABLE + fields["op"]})
+        self.add_raw(unreadable(self.some_change(self.truth.tip.seq + 1)))
         self.observe()
         self.damaged = "undecodable change"
         return True

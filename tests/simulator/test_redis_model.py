@@ -58,8 +58,9 @@ def random_command(rng: random.Random) -> list[bytes]:
 def random_script(rng: random.Random, key: bytes, other: bytes) -> list[bytes]:
     """The scripts of the publisher, on keys that may hold anything."""
     append = [b"", b"1", b"100", b"4", b"op", b"opt_out", b"nhs", b"x"]
-    snapshot = [b"g", b"3", b"h", b"r", b"l", b"5-0", b"1"]
-    load = [b"new", b"h", b"r", b"l", rng.choice((b"0", b"1")), b"g", b"7", b"5-0", b"3"]
+    last = rng.choice((b"{}", b'{"op":"opt_out"}', b'{"nhs":"x"}'))
+    snapshot = [b"g", b"3", b"h", b"r", b"l", b"5-0", last, b"1"]
+    load = [b"new", b"h", b"r", b"l", rng.choice((b"0", b"1")), b"g", b"7", b"5-0", last, b"3"]
     return rng.choice(
         [
             [b"return {KEYS[1], 3, ARGV[1], false, 4}", b"1", key, b"v"],

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 PLACE = "place"
 """What storage adds to the fields of a change."""
 
-UNREADABLE = "unreadable "
-"""Put before its `op`, it makes a change that no reader understands."""
+_OTHER_KIND = "unreadable "
+_LATER_FORM = {"v": "2"}
 
 Groups = Mapping[int, frozenset[int]]
 
@@ -119,6 +119,13 @@ class Truth:
         self._tips.append(node)
 
 
+def unreadable(fields: Mapping[str, str]) -> dict[str, str]:
+    """The change of *fields* as no reader understands it: of another kind, or of a later form."""
+    if int(fields["seq"]) % 2:
+        return {**fields, **_LATER_FORM}
+    return {**fields, "op": _OTHER_KIND + fields["op"]}
+
+
 def key(number: str) -> int:
     return int(number[:9])
 
@@ -126,8 +133,8 @@ def key(number: str) -> int:
 def _after(before: Node, fields: Mapping[str, str]) -> tuple[frozenset[int], Groups, bool, bool]:
     """What *fields* make of the state *before*. What cannot be read is told as what was meant."""
     out, groups, op = before.out, before.groups, fields["op"]
-    readable = op in {"opt_out", "opt_in", "supersede", "suspend", "resume"}
-    match op.removeprefix(UNREADABLE):
+    readable = not op.startswith(_OTHER_KIND) and "v" not in fields
+    match op.removeprefix(_OTHER_KIND):
         case "suspend":
             return out, groups, True, readable
         case "resume":

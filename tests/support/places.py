@@ -21,7 +21,7 @@ from ndoo.publish.open import open_publisher
 from ndoo.publish.publisher import Publisher
 from ndoo.publish.source import Terms
 from ndoo.register.register import Register
-from support.people import KEYS
+from support.people import KEYS, number
 
 WRITER = Path(__file__).with_name("writer.py")
 
@@ -60,6 +60,16 @@ class Place:
         """What a reader who comes now gets to."""
         with contextlib.closing(open_feed(self.url)) as feed:
             return fold(feed).register
+
+    def rewrite_last(self) -> None:
+        """Put another change, that person 9 opts out, in the very place of the last one, with its
+        number and its moment, as a fail-over can do it.
+        """
+        *_, last = self.feed().retained(None)
+        recorded = str(last.recorded_ms)
+        self.harm.replace_last(
+            {"seq": str(last.seq), "op": "opt_out", "nhs": number(9), "recorded": recorded}
+        )
 
     @contextlib.contextmanager
     def writer(self, first: int, count: int) -> Iterator[Popen[str]]:

@@ -10,14 +10,14 @@ import sys
 
 
 class Service:
-    """`ndoo serve` on a port that stays the same."""
+    """`ndoo serve` on a port that stays the same: at *address*, or anywhere on 127.0.0.1."""
 
-    def __init__(self, feed: str, *flags: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+    python = sys.executable  # the one whose ndoo serves
+
+    def __init__(self, feed: str, *flags: str, address: str = "") -> None:
+        self.address = address or f"127.0.0.1:{free_port()}"
         self._command = [
-            sys.executable, "-m", "ndoo", "serve", "--feed", feed, "--listen", self.address,
+            self.python, "-m", "ndoo", "serve", "--feed", feed, "--listen", self.address,
             "--http-listen", "127.0.0.1:0", *flags,
         ]  # fmt: skip
         self.start()
@@ -43,3 +43,11 @@ class Service:
     def kill(self) -> None:
         with self._process:  # which waits, and closes the pipe
             self._process.kill()
+
+
+def free_port() -> int:
+    """One that nobody listens on at 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ndoo.budgets.store import DAYS_KEPT, Claim, Granted, StoreFailed, share
+from ndoo.feed import durable
 
 BUDGETS = "budgets.json"
 _FORMAT = 1
@@ -48,7 +49,8 @@ class DirectoryStore:
             days[claim.day] = {**day, claim.client: granted.total}
             for old in list(days)[:-DAYS_KEPT]:
                 del days[old]
-            _put(directory, days)
+            raw = json.dumps({"format": _FORMAT, "days": days}).encode()
+            durable.put(directory, BUDGETS, raw, _FILE_MODE)
         self._days = days
         self._held = {key: held for key, held in self._held.items() if key[0] in days}
         self._held[holder] = claim.held + granted.numbers
@@ -113,15 +115,3 @@ def _is_day(clients: object) -> bool:
     return isinstance(clients, Mapping) and all(
         type(claimed) is int and claimed >= 0 for claimed in clients.values()
     )
-
-
-def _put(directory: int, days: Days) -> None:
-    raw = json.dumps({"format": _FORMAT, "days": days}).encode()
-    temporary = f"{BUDGETS}.new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    with os.fdopen(os.open(temporary, flags, _FILE_MODE, dir_fd=directory), "wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(temporary, BUDGETS, src_dir_fd=directory, dst_dir_fd=directory)
-    os.fsync(directory)

@@ -31,7 +31,8 @@ TERMINATED = 143
 
 _LOOKS_LIKE_A_NUMBER = re.compile(r"\d{9,}|\d{3}([ -])\d{3}\1\d{4}")
 _SERVER_PACKAGES = frozenset(
-    {"grpc_health", "grpc_reflection", "numba", "prometheus_client", "pyroaring", "redis", "uvloop"}
+    {"cryptography", "grpc_health", "grpc_reflection", "jwt", "llvmlite", "numba"}
+    | {"prometheus_client", "pyroaring", "redis", "uvloop"}
 )
 
 

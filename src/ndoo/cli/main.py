@@ -49,7 +49,7 @@ for _command in (audit, check, demo, load, record, serve, snapshot, status, veri
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command of this process."""
     refuse_closed_streams()
     hush_libraries()
     end_on_sigterm()

@@ -20,7 +20,7 @@ from ndoo.client.errors import CallFailed, ClientClosed, failure_of
 from ndoo.client.introduction import Introduction, metadata_of
 from ndoo.client.job import Stop
 from ndoo.client.stream import run_header
-from ndoo.client.tries import LOST_REASONS, Tries
+from ndoo.client.tries import LOST_REASONS, TURN_PAUSE_S, Tries, turns_of
 from ndoo.v1 import check_pb2
 
 T = TypeVar("T")
@@ -148,19 +148,30 @@ class AsyncClient:
 
     async def _call(self, request: bytes, tries: Tries, refusing: set[str]) -> bytes:
         with self._connections.lease(is_shared=True, avoiding=refusing) as leased:
-            try:
-                method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
-                method = leased.channel.unary_unary(f"{SERVICE}/BatchCheck")
-                return await method(
-                    request,
-                    timeout=tries.remaining_s(),
-                    metadata=metadata_of(self._introduction) or None,
-                )
-            except grpc.aio.AioRpcError as error:
-                failure = failure_of(error)
-                if failure.reason in LOST_REASONS:
-                    refusing.add(leased.target)
-                raise failure from None
+            turns = turns_of(leased.target)
+            while True:
+                turns -= 1
+                try:
+                    return await self._try(leased.channel, request, tries)
+                except CallFailed as error:
+                    if error.reason not in LOST_REASONS:
+                        raise
+                    if not turns or tries.is_over_in(TURN_PAUSE_S):
+                        refusing.add(leased.target)
+                        raise
+                await asyncio.sleep(TURN_PAUSE_S)
+
+    async def _try(self, channel: grpc.aio.Channel, request: bytes, tries: Tries) -> bytes:
+        try:
+            method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+            method = channel.unary_unary(f"{SERVICE}/BatchCheck")
+            return await method(
+                request,
+                timeout=tries.remaining_s(),
+                metadata=metadata_of(self._introduction) or None,
+            )
+        except grpc.aio.AioRpcError as error:
+            raise failure_of(error) from None
 
     async def _in_thread(self, work: Callable[[Stop], T]) -> T:
         with self._client.stop.child() as stop:

@@ -56,10 +56,11 @@ class Terms(TypedDict, total=False):
 class Client:
     """Asks one service, which may have several replicas, from any number of threads.
 
-    *targets* is HOST:PORT, or several of them, which take turns. *timeout_s* is what one question
-    may take with all its tries: a check, or a million numbers of a column; a column as a whole has
-    no limit but the *timeout_s* that its method is given. *streams* run at once for a column.
-    *introduction* says who asks and what for; see Introduction.
+    *targets* is HOST:PORT, or several of them, which take turns, or dns:///NAME:PORT for all that a
+    name stands for. *timeout_s* is what one question may take with all its tries: a check, or a
+    million numbers of a column; a column as a whole has no limit but the *timeout_s* that its
+    method is given. *streams* run at once for a column. *introduction* says who asks and what for;
+    see Introduction.
 
     Methods raise CallFailed, IncompleteAnswer or ClientClosed, all of them ClientError: then there
     is no answer, and nobody is cleared.

@@ -1,7 +1,8 @@
 """One piece of work: questions asked until they are answered, all at one revision, or not at all.
 
 A question goes to the replica whose turn it is, and again, after a pause, where `tries` says so. A
-replica that does not hold the demanded revision is passed over as long as there is another.
+replica that does not hold the demanded revision is passed over as long as there is another, be it
+behind the same name.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ndoo.client.answers import Revision
 from ndoo.client.channel import reach
 from ndoo.client.connections import Connection, Connections
 from ndoo.client.errors import CallFailed, ClientClosed
-from ndoo.client.tries import LOST_REASONS, Tries
+from ndoo.client.tries import LOST_REASONS, TURN_PAUSE_S, Tries, turns_of
 
 T = TypeVar("T")
 Question = Callable[[grpc.Channel, float | None], T]
@@ -126,15 +127,28 @@ class Job:
         with self.connections.lease(is_shared=self.is_shared, avoiding=self._refusing) as leased:
             try:
                 if self.is_shared:
-                    return question(leased.channel, tries.remaining_s())
+                    return self._ask_around(question, leased, tries)
                 with self.stop.using(leased):
-                    return question(leased.channel, tries.remaining_s())
+                    return self._ask_around(question, leased, tries)
             except CallFailed as error:
                 if leased.is_closed:
                     raise ClientClosed from None
                 if error.reason in LOST_REASONS:
                     self._refusing.add(leased.target)
                 raise
+
+    def _ask_around(
+        self, question: Question[T], leased: Connection[grpc.Channel], tries: Tries
+    ) -> T:
+        turns = turns_of(leased.target)
+        while True:
+            turns -= 1
+            try:
+                return question(leased.channel, tries.remaining_s())
+            except CallFailed as error:
+                if error.reason not in LOST_REASONS or not turns or tries.is_over_in(TURN_PAUSE_S):
+                    raise
+            self.stop.pause(TURN_PAUSE_S)
 
     def _all_refuse(self) -> bool:
         return self._refusing >= set(self.connections.targets)

@@ -109,7 +109,9 @@ class CheckStream:
             call.begin()
             yield from self._exchange(chunks, requests, call)
         finally:
-            # In this order: a call that is cancelled first is never closed as if it were all sent.
+            # In this order, so that a call that is cancelled is not closed as if it were all sent.
+            # Where another thread cancels for this one that is only likely, and decides nothing:
+            # there is no result without a summary.
             call.cancel()
             requests.put(None)
 

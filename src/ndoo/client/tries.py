@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 import grpc
 
@@ -19,6 +20,10 @@ PAUSE_S_MIN = 0.05
 PAUSE_S_MAX = 5.0
 DELAY_S_MAX = 60.0
 """A service that wants more time than this, for a day's budget say, has answered for now."""
+
+TURNS_MAX = 10
+TURN_PAUSE_S = 0.05
+"""A replica that has just been found may need it to be connected."""
 
 _DOUBLINGS_MAX = 10
 
@@ -33,6 +38,17 @@ _UNREACHED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 def is_unreached(error: CallFailed) -> bool:
     """Whether the service is not there: the connection broke, there was none, or it is stopping."""
     return error.reason == _STOPPING or (error.code in _UNREACHED and not error.reason)
+
+
+def turns_of(target: str) -> int:
+    """How often *target* is asked for a revision before it is not held there: behind a name may
+    stand several replicas, which take turns, and only some of them may hold it.
+    """
+    try:
+        ip_address(target.rpartition(":")[0].removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return TURNS_MAX
+    return 1
 
 
 def _is_worth_another(error: CallFailed) -> bool:
@@ -56,6 +72,11 @@ class Tries:
             return None
         return max(0.0, self._started + self.within_s - time.monotonic())
 
+    def is_over_in(self, seconds: float) -> bool:
+        """Whether a try that begins after *seconds* comes too late."""
+        remaining_s = self.remaining_s()
+        return remaining_s is not None and seconds >= remaining_s
+
     def pause_s(self, error: CallFailed) -> float:
         """How long to wait before the next try.
 
@@ -70,7 +91,6 @@ class Tries:
         self._failed += 1
         spread = random.uniform(1.0, 1.5)  # noqa: S311  (it protects nothing)
         pause_s: float = max(doubled, error.retry_delay_s or 0.0) * spread
-        remaining_s = self.remaining_s()
-        if remaining_s is not None and pause_s >= remaining_s:
+        if self.is_over_in(pause_s):
             raise error
         return pause_s

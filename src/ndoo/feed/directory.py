@@ -12,13 +12,14 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ndoo.errors import ChangeRefused, FeedUnavailable, SnapshotRefused
 from ndoo.feed import log
 from ndoo.feed.feed import (
     CHANGES_PER_READ_MAX,
+    UNREADABLE,
     Batch,
     HistoryChanged,
     nothing_loaded,
@@ -98,7 +99,7 @@ class DirectoryFeed:
         # The next segment is made when this one has ended for good.
         if following != segment and self._exists(following):
             if not piece.changes:
-                return self._read(revision, following.start)
+                return replace(self._read(revision, following.start), own=piece.own)
             return self._batch(piece, revision, complete=False)
         # Segments go away oldest first: while this one is here, so are all that follow it.
         if not self._exists(segment):
@@ -119,7 +120,8 @@ class DirectoryFeed:
         """How many changes after *revision* can be read to be there."""
         own = [each for each in self._segments() if each.generation == revision.generation]
         with contextlib.suppress(ChangeRefused, FileNotFoundError, IndexError):
-            return max(0, log.end_of(self._url.path / own[-1].name)[1] - revision.seq)
+            _, last = log.end_of(self._url.path / own[-1].name)
+            return max(0, log.last_seq(last) - revision.seq)
         return 0
 
     def _segments(self) -> list[Segment]:
@@ -180,7 +182,8 @@ def _read_piece(path: Path, revision: Revision, start: Position) -> _Piece:
         raise HistoryChanged("The feed went back behind what was read.", reason="BACKWARDS")
     if not log.is_at(raw[:own_end], start, revision):
         raise HistoryChanged("The feed's history was rewritten.", reason="REWRITTEN")
-    own = _readable(raw[:own_end])
+    # A segment's header may not tell of the change before.
+    own = _readable(raw[:own_end]) or (UNREADABLE if start.offset else None)
     changes: list[Change] = []
     last, line = 0, own_end + 1  # where the last change read begins, and the one being read
     while (end := raw.find(b"\n", line)) >= 0 and len(changes) < CHANGES_PER_READ_MAX:

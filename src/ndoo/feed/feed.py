@@ -8,15 +8,20 @@ follower. The contract suite in `tests/contract` holds every implementation to t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ndoo.errors import FeedEmpty, NdooError
-from ndoo.register.changes import Change
+from ndoo.register.changes import Change, Kind
 from ndoo.register.snapshot import Snapshot
 from ndoo.revision import Revision
 
 CHANGES_PER_READ_MAX = 10_000
+
+UNREADABLE = Change(Kind.SUSPEND)
+"""Stands for a change that is there and cannot be read. It has no number, so none that was read is
+equal to it.
+"""
 
 
 class HistoryChanged(NdooError):
@@ -47,8 +52,8 @@ class Batch:
     to hold, and *snapshot_at* when its newest snapshot says that it was made (Unix seconds, not
     verified; None if that cannot be told). These two are for those who watch, and decide nothing.
 
-    *own* is the change in front of these as it stands now, for whoever read it to know it again;
-    None if that is not there, or none.
+    *own* is the change in front of these as it stands now: UNREADABLE if it is of a form that only
+    later versions read, None if it is not there, or none. See `after`.
     """
 
     changes: tuple[Change, ...]
@@ -57,6 +62,18 @@ class Batch:
     behind: int = 0
     snapshot_at: float | None = field(default=None, compare=False)
     own: Change | None = field(default=None, compare=False, repr=False)
+
+    def after(self, last: Change | None) -> Batch:
+        """This batch, for who knows that *last* was in front of it, None if that is unknown.
+
+        Raises HistoryChanged if another change is there now: a fail-over that loses changes can
+        give their numbers and their very places to others. When they were recorded is not compared:
+        that belongs to the place, and not everybody tells it.
+        """
+        own = self.own
+        if last and own and replace(own, recorded_ms=last.recorded_ms) != last:
+            raise HistoryChanged("The change read last is another now.", reason="REWRITTEN")
+        return self
 
 
 class Feed(Protocol):

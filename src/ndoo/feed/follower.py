@@ -75,7 +75,6 @@ class _Course:
     register: Register
     position: str
     history: History
-    last: Change | None = None  # what was read last
     live: bool = False  # the published view is this register
     stuck: bool = False  # the next change could not be read
 
@@ -113,7 +112,6 @@ class Follower:
         self._keeper = keeper
         self._kept: Kept | None = None  # until something is published
         self._reached: Reached | None = None  # what was published last, by an earlier process too
-        self._reached_by: Change | None = None  # the change that led there, if that was read
         self._replaced: set[str] = set()  # generations that were left, and may not come back
         self._failures = 0  # on end, or soon one after the other
         self._failed_at = 0.0
@@ -196,21 +194,22 @@ class Follower:
         asked_at = self._clock()
         was_live = course.live
         wait_s = WAIT_S if was_live else 0.0
-        batch = self._look(course.register.revision, course.position, course.last, wait_s)
+        register = course.register
+        batch = self._look(register.revision, course.position, register.last, wait_s)
         arrived_at = self._clock()
         complete = batch.complete and asked_at <= arrived_at  # else the clock was set back between
         self._tell(self._observer.on_connected, True)
-        flips = course.register.apply(batch.changes)
+        flips = register.apply(batch.changes)
         course.history.record(batch.changes, flips)
         course.position = batch.position
         self._tell(self._observer.on_behind, batch.behind)
         self._tell_snapshot(batch.snapshot_at)
         if batch.changes:
-            course.last = batch.changes[-1]
             counts = Counter(change.kind for change in batch.changes)
-            self._tell(self._observer.on_changes, counts, course.last.recorded_ms / 1000)
+            recorded_at = batch.changes[-1].recorded_ms / 1000
+            self._tell(self._observer.on_changes, counts, recorded_at)
         if not course.live:
-            self._suspend_early(course.register.revision, course.register.suspended, batch.complete)
+            self._suspend_early(register.revision, register.suspended, batch.complete)
             if not complete:
                 return bool(batch.changes)
         self._publish(course, self._view(course, flips), asked_at if complete else None)
@@ -221,10 +220,8 @@ class Follower:
 
     def _look(self, revision: Revision, position: str, last: Change | None, wait_s: float) -> Batch:
         """Read on after *last*, which may stand there no more, though its number and id do."""
-        batch = self._ask(functools.partial(self._feed.read, revision, position, wait_s))
-        if last is not None and batch.own not in (None, last):
-            raise HistoryChanged("The change read last is another now.", reason="REWRITTEN")
-        return batch
+        read = functools.partial(self._feed.read, revision, position, wait_s)
+        return self._ask(read).after(last)
 
     def _ask(self, question: Callable[[], T]) -> T:
         """What the feed answers to *question*. A kept register does not wait for it long."""
@@ -260,7 +257,7 @@ class Follower:
                 reason="BACKWARDS",
             )
         try:
-            following = self._look(published, reached.position, self._reached_by, 0.0).changes
+            following = self._look(published, reached.position, reached.last, 0.0).changes
         except ChangeRefused:
             return  # the one after it; this one was found
         except HistoryChanged as changed:
@@ -280,8 +277,8 @@ class Follower:
         before = self._reached
         if before is not None and before.revision.generation != view.revision.generation:
             self._replaced.add(before.revision.generation)
-        self._reached = Reached(view.revision, course.position, view.opt_outs)
-        self._reached_by = course.last
+        last = course.register.last
+        self._reached = Reached(view.revision, course.position, view.opt_outs, last)
         self._kept = None
         self._put(state)
         course.live = True

@@ -7,7 +7,8 @@
     lock                             held by whoever writes
 
 A segment is lines. Each is the CRC-32 of the rest in eight hexadecimal digits, a space, and a flat
-JSON object of texts. The first line is the segment's header, every other is one change. A line
+JSON object of texts. The first line is the segment's header, every other is one change. The header
+also repeats the change before the segment's first, for a reader to know that one again. A line
 without its newline is a write that was cut short, and not a change; a line with its newline that
 does not match its checksum is damage, wherever it stands.
 
@@ -30,12 +31,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ndoo.errors import ChangeRefused, SnapshotRefused
+from ndoo.feed import durable
 from ndoo.register.snapshot import HEADER_BYTES_MAX, Packed
 from ndoo.revision import SEQ_MAX, Revision
 
 SNAPSHOT = "snapshot"
 LOCK = "lock"
-_TEMPORARY = ".tmp"
 LINE_BYTES_MAX = 16 * 1024
 
 _SEGMENT = re.compile(r"(changes|past)-([A-Za-z0-9_-]{1,64})-([0-9]{19})\.log")
@@ -64,9 +65,12 @@ class Segment:
     def _rest_of_name(self) -> str:
         return f"{self.generation}-{self.first_seq:019d}.log"
 
-    @property
-    def header(self) -> bytes:
-        return encode_line({"generation": self.generation, "first_seq": str(self.first_seq)})
+    def header(self, before: Mapping[str, str] | None = None) -> bytes:
+        """The first line. It repeats the line of the change *before*, but for its request."""
+        own = {"generation": self.generation, "first_seq": str(self.first_seq)}
+        repeated = {name: text for name, text in (before or {}).items() if name != "request"}
+        line = encode_line({**repeated, **own})
+        return line if len(line) <= LINE_BYTES_MAX else encode_line(own)
 
     @property
     def start(self) -> Position:
@@ -120,14 +124,11 @@ def past_segments(path: Path) -> list[Segment]:
     return list(filter(None, map(Segment.of_past_name, os.listdir(path))))  # noqa: PTH208
 
 
-def temporary(name: str) -> str:
-    """What the file *name* of a feed is called until it is whole."""
-    return name + _TEMPORARY
-
-
 def is_temporary(name: str) -> bool:
-    """Whether *name* is a name that `temporary` gave: others' files may lie in the directory."""
-    whole = name.removesuffix(_TEMPORARY)
+    """Whether *name* is what a file of a feed is called until it is whole: others' files may lie in
+    the directory.
+    """
+    whole = durable.whole(name)
     return whole != name and (whole == SNAPSHOT or Segment.of_name(whole) is not None)
 
 
@@ -188,8 +189,8 @@ def decode_snapshot(raw: bytes) -> Packed:
     return Packed(raw[line.end() : header_end], raw[header_end:register_end], raw[register_end:])
 
 
-def end_of(path: Path) -> tuple[int, int]:
-    """Where the last whole line of the segment at *path* ends, and the number of its change.
+def end_of(path: Path) -> tuple[int, dict[str, str]]:
+    """Where the last whole line of the segment at *path* ends, and its fields.
 
     Raises ChangeRefused if that line is damaged, or OSError.
     """
@@ -199,7 +200,7 @@ def end_of(path: Path) -> tuple[int, int]:
         raw = file.read()
     end = raw.rfind(b"\n") + 1
     line = raw[raw.rfind(b"\n", 0, max(0, end - 1)) + 1 : max(0, end - 1)]
-    return start + end, last_seq(decode_line(line))
+    return start + end, decode_line(line)
 
 
 def header_of(path: Path) -> bytes:

@@ -26,6 +26,7 @@ from ndoo.errors import ChangeRefused, FeedUnavailable, SnapshotRefused
 from ndoo.feed.connection import Unreachable, cause_of
 from ndoo.feed.feed import (
     CHANGES_PER_READ_MAX,
+    UNREADABLE,
     Batch,
     HistoryChanged,
     nothing_loaded,
@@ -34,7 +35,7 @@ from ndoo.feed.feed import (
 from ndoo.feed.master import Master, Moved
 from ndoo.feed.url import PREFIX, RedisUrl
 from ndoo.register import snapshot as snapshots
-from ndoo.register.changes import Change, decode
+from ndoo.register.changes import Change, decode, seq_of
 from ndoo.register.snapshot import Packed, Snapshot, Verify
 from ndoo.revision import SEQ_MAX, Revision
 
@@ -224,7 +225,8 @@ class _Look:
         if self.seq is None:
             raise FeedUnavailable("The feed's head holds no sequence number in its field 'seq'.")
         entries = self._after_own(revision, position)
-        own = _readable(self.entries[0]) if len(entries) < len(self.entries) else None
+        has_own = len(entries) < len(self.entries)
+        own = (_readable(self.entries[0]) or UNREADABLE) if has_own else None
         changes, refused = _decode(entries[:CHANGES_PER_READ_MAX])
         if not changes and refused:
             refused.behind = max(1, self.seq - revision.seq)
@@ -302,8 +304,11 @@ def _decode(entries: Sequence[Entry]) -> tuple[tuple[Change, ...], ChangeRefused
 
 
 def _seq_of(entry: Entry) -> int | None:
-    change = _readable(entry)
-    return change.seq if change else None
+    """The number of *entry*, also if the rest of it cannot be read; None if it has none."""
+    try:
+        return seq_of(_fields(entry))
+    except ChangeRefused:
+        return None
 
 
 def _readable(entry: Entry) -> Change | None:

@@ -2,7 +2,7 @@
 
     register    a line about it, and the register as a snapshot
     confirmed   a line: until when the register was known to be complete, whether answers are
-                suspended, and how far the replica that wrote it had come
+                suspended, how far the replica that wrote it had come, and by which change
     newest      a line: how new a signed snapshot was seen in the feed, if snapshots must be signed
 
 They are put in place whole, by renaming what was made durable before; their lines carry a checksum,
@@ -23,12 +23,13 @@ import math
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ndoo.errors import ChangeRefused, InputError, NdooError, SnapshotRefused
-from ndoo.feed import log
+from ndoo.feed import durable, log
 from ndoo.register import snapshot as snapshots
+from ndoo.register.changes import Change, decode_numbered, encode_numbered
 from ndoo.register.replica import CLOCK_BACK_S_MAX
 from ndoo.register.snapshot import REGISTER_BYTES_MAX, Snapshot
 from ndoo.revision import Revision
@@ -52,11 +53,14 @@ class StateRefused(NdooError):
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """What was published last: a revision, its position in the feed, its number of opt-outs."""
+    """What was published last: a revision, its position in the feed, its number of opt-outs, and
+    the change that led there, None if that is unknown.
+    """
 
     revision: Revision
     position: str
     opt_outs: int
+    last: Change | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,7 @@ class StateDirectory:
             "seq": str(reached.revision.seq),
             "position": reached.position,
             "opt_outs": str(reached.opt_outs),
+            **(encode_numbered(reached.last) if reached.last is not None else {}),
         }
         with self._errors("written", "STATE_NOT_WRITTEN"):
             os.stat(REGISTER, dir_fd=self._directory())
@@ -234,21 +239,7 @@ class StateDirectory:
             return opened.read(STATE_BYTES_MAX)
 
     def _put(self, name: str, raw: bytes) -> None:
-        """Put a whole file in place, durably: it is there with all of *raw*, or as it was."""
-        directory = self._directory()
-        temporary = log.temporary(name)
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-            with os.fdopen(os.open(temporary, flags, _FILE_MODE, dir_fd=directory), "wb") as file:
-                file.write(raw)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-        except OSError:
-            with contextlib.suppress(OSError):  # it may be what fills the disk
-                os.unlink(temporary, dir_fd=directory)
-            raise
-        os.fsync(directory)
+        durable.put(self._directory(), name, raw, _FILE_MODE)
 
     @contextlib.contextmanager
     def _errors(self, done: str, reason: str) -> Iterator[None]:
@@ -290,7 +281,7 @@ def _kept(raw: bytes, fields: Mapping[str, str], feed: str) -> Kept:
             about["sha256"],
             _time(about["as_of"]),
             confirmed.suspended,
-            Reached(snapshot.revision, snapshot.position, len(snapshot.keys)),
+            Reached(snapshot.revision, snapshot.position, len(snapshot.keys), snapshot.last),
         )
     return Kept(snapshot, confirmed)
 
@@ -313,7 +304,7 @@ def _confirmation(fields: Mapping[str, str]) -> Confirmation:
         fields["register"],
         _time(fields["as_of"]),
         {"True": True, "False": False}[fields["suspended"]],
-        Reached(revision, fields["position"], int(fields["opt_outs"])),
+        Reached(revision, fields["position"], int(fields["opt_outs"]), decode_numbered(fields)),
     )
 
 

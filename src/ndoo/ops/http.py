@@ -22,7 +22,7 @@ from prometheus_client.exposition import choose_encoder
 
 from ndoo.config import split_address
 from ndoo.errors import InputError
-from ndoo.ops.logs import log_event
+from ndoo.ops.logs import log_event, place
 
 _TEXT = "text/plain; charset=utf-8"
 _THERE_IS = b"There is GET /metrics, /livez, /startupz and /readyz.\n"
@@ -107,8 +107,8 @@ class _Server(socketserver.ThreadingTCPServer):
     def handle_error(self, *_where: Any) -> None:
         """Callers that go away are no events; a fault of ours is one, without its words."""
         error = sys.exception()
-        if not isinstance(error, OSError):
-            log_event("error", "http_failed", error=type(error).__name__)
+        if error is not None and not isinstance(error, OSError):
+            log_event("error", "http_failed", error=type(error).__name__, where=place(error))
 
 
 def _hang_up(caller: socket.socket | None) -> None:

@@ -14,13 +14,13 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyroaring import BitMap
 
-from ndoo.errors import FeedUnavailable, InputError
-from ndoo.feed import log
+from ndoo.errors import ChangeRefused, FeedUnavailable, InputError
+from ndoo.feed import durable, log
 from ndoo.feed.directory import DirectoryFeed
 from ndoo.feed.feed import HistoryChanged, nothing_loaded
 from ndoo.feed.log import Position, Segment
@@ -46,11 +46,12 @@ _FILE_MODE = 0o640
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """Where the log ends: after change *seq*, at byte *size* of *segment*."""
+    """Where the log ends: after the line *last* with change *seq*, at byte *size* of *segment*."""
 
     segment: Segment
     size: int
     seq: int
+    last: Mapping[str, str] = field(repr=False)
 
     @property
     def revision(self) -> Revision:
@@ -113,7 +114,7 @@ class DirectoryPublisher:
                 prepared, since = self._beginning(segment, found, keys, terms), []
             raw, first = prepared
             lines = _lines(map(encode_recorded, [*first, *since]), 1)
-            self._put(segment.name, b"".join([segment.header, *lines]))
+            self._put(segment.name, b"".join([segment.header(), *lines]))
             self._put(log.SNAPSHOT, raw)
             self._remove_before(segment)
         return Revision(segment.generation, len(first))
@@ -140,6 +141,8 @@ class DirectoryPublisher:
                 )
             if current.revision.seq > snapshot.revision.seq:
                 return current  # another writer was faster, and its snapshot holds all of ours
+            with contextlib.suppress(ChangeRefused):  # of the one that follows what was folded
+                self._feed.read(snapshot.revision, snapshot.position, 0.0).after(snapshot.last)
             self._begin_segment()
             self._put(log.SNAPSHOT, raw)
             kept = Position.parse(folded.before.position)
@@ -200,7 +203,8 @@ class DirectoryPublisher:
                 f"{self.name} lacks the log that belongs to its snapshot; load again with "
                 "'ndoo load'."
             )
-        return _End(own[-1], *log.end_of(self._path / own[-1].name))
+        size, last = log.end_of(self._path / own[-1].name)
+        return _End(own[-1], size, log.last_seq(last), last)
 
     def _new_lines(
         self, encoded: Sequence[Mapping[str, str]], done: int, seq: int, request_id: str
@@ -221,17 +225,12 @@ class DirectoryPublisher:
         following = Segment(end.segment.generation, end.seq + 1)
         if following != end.segment:
             _append(self._path / end.segment.name, end.size, b"")
-            self._put(following.name, following.header)
+            self._put(following.name, following.header(end.last))
 
     def _put(self, name: str, raw: bytes) -> None:
-        """Put a whole file in place, durably: it is there with all of *raw*, or not at all."""
-        temporary = self._path / log.temporary(name)
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
-        _write(file, raw)
-        temporary.rename(self._path / name)
         directory = os.open(self._path, os.O_RDONLY)
         try:
-            os.fsync(directory)
+            durable.put(directory, name, raw, _FILE_MODE)
         finally:
             os.close(directory)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from pyroaring import BitMap
 
 from ndoo.errors import ChangeRefused, FeedEmpty, SequenceBroken, SnapshotRefused
-from ndoo.feed.feed import Feed, HistoryChanged
+from ndoo.feed.feed import Batch, Feed, HistoryChanged
 from ndoo.publish.source import JUMP_MAX, InPlace, Settled, Terms, settle
 from ndoo.register.changes import Change
 from ndoo.register.register import Register
@@ -81,15 +81,10 @@ def changes_since(feed: Feed, found: Folded | None) -> list[Change] | None:
     """
     if found is None or not found.whole:
         return None
-    changes: list[Change] = []
-    position, complete = found.position, False
     with contextlib.suppress(ChangeRefused, HistoryChanged, SequenceBroken):
-        while not complete:
-            batch = feed.read(found.register.revision, position, 0.0)
-            found.register.apply(batch.changes)
-            changes += batch.changes
-            position, complete = batch.position, batch.complete
-    return changes if complete else None
+        batches = _read_on(feed, found.register, found.position)
+        return [change for batch in batches for change in batch.changes]
+    return None
 
 
 def _fold(feed: Feed) -> Folded:
@@ -109,12 +104,19 @@ def _fold_first(feed: Feed) -> Folded:
 
 def _apply_all(feed: Feed, register: Register, position: str) -> str:
     """Apply to *register* all that comes after *position*, and return the position after it."""
+    for batch in _read_on(feed, register, position):
+        position = batch.position
+    return position
+
+
+def _read_on(feed: Feed, register: Register, position: str) -> Iterator[Batch]:
+    """What comes after *position*, batch by batch, each applied to *register*."""
     complete = False
     while not complete:
-        batch = feed.read(register.revision, position, 0.0)
+        batch = feed.read(register.revision, position, 0.0).after(register.last)
         register.apply(batch.changes)
         position, complete = batch.position, batch.complete
-    return position
+        yield batch
 
 
 def first_snapshot(
@@ -143,6 +145,7 @@ def first_snapshot(
         keys=settled.keys,
         shrink_accepted=terms.accept_jump or terms.jump_max > JUMP_MAX,
         began_at=register.created_at,
+        last=None,
     )
     return snapshot, settled.standing
 

@@ -9,6 +9,7 @@ and may send it again if it gave it an id.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -29,7 +30,7 @@ from ndoo.publish.request import KEPT_S, check_request_id, refuse_changed, refus
 from ndoo.publish.seal import UNSIGNED, Seal
 from ndoo.publish.source import PLAIN, Terms
 from ndoo.register import snapshot as snapshots
-from ndoo.register.changes import Change, encode, encode_recorded
+from ndoo.register.changes import Change, encode, encode_numbered, encode_recorded
 from ndoo.register.snapshot import Packed, Snapshot
 from ndoo.revision import Revision, new_generation
 
@@ -46,11 +47,14 @@ _STAGED_S = 3600
 
 @dataclass(frozen=True, slots=True)
 class _Tip:
-    """Where a history was when it was looked at, as the server tells it; empty if there is none."""
+    """Where a history was when it was looked at, as the server tells it; empty if there is none.
+    *last* is the change there, if it was read.
+    """
 
     generation: str
     seq: str
     position: str
+    last: Change | None = None
 
 
 class RedisPublisher:
@@ -93,7 +97,7 @@ class RedisPublisher:
             found = fold_readable(self._feed, found)
             if found is not None and found.whole:
                 old = found.register.revision
-                tip = _Tip(old.generation, str(old.seq), found.position)
+                tip = _Tip(old.generation, str(old.seq), found.position, found.register.last)
             with contextlib.suppress(HistoryChanged):  # somebody else loaded meanwhile
                 snapshot, first = first_snapshot(self._feed, found, keys, revision, START, terms)
                 if self._switch(snapshot, first, tip, CARRIED_MAX << tries):
@@ -191,7 +195,7 @@ class RedisPublisher:
         staged = [f"{key}:{generation}" for key in (self._keys.snapshot, self._keys.changes)]
         self._stage(staged[1], changes)
         new: list[Any] = [generation, *_fields(packed).values(), len(changes)]
-        old: list[Any] = [tip.generation, tip.seq, tip.position, carried_max]
+        old: list[Any] = [tip.generation, tip.seq, tip.position, _json(tip.last), carried_max]
         with self._errors(" It is unknown whether the register was loaded."):
             outcome = self._replace_all(keys=[*keys, *staged], args=[*new, *old, _STAGED_S])
         return bool(outcome == b"OK")
@@ -215,7 +219,8 @@ class RedisPublisher:
                 args=[
                     *(revision.generation, revision.seq),
                     *_fields(packed).values(),
-                    *(snapshot.position, revision.seq - folded.before.revision.seq),
+                    *(snapshot.position, _json(snapshot.last)),
+                    revision.seq - folded.before.revision.seq,
                 ],
             )
         return outcome
@@ -257,6 +262,10 @@ class RedisPublisher:
 def _arguments(encoded: Mapping[str, str]) -> list[str]:
     fields = [text for pair in encoded.items() for text in pair]
     return [str(len(fields)), *fields]
+
+
+def _json(change: Change | None) -> str:
+    return json.dumps(encode_numbered(change) if change is not None else {})
 
 
 def _text(raw: bytes | None) -> str:

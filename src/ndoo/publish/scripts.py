@@ -39,33 +39,54 @@ if KEYS[3] then redis.call('SET', KEYS[3], done, 'EX', kept_s) end
 return {'OK', done}
 """
 
-# KEYS: snapshot, head, changes. ARGV: the new snapshot with its generation, seq and position; how
-# many changes were folded into it. Entries are trimmed by how many are to stay rather than by id,
-# which comes to the same where sequence numbers are dense, because XTRIM MINID of Redis 6.2.5 and
-# before can empty a stream.
-SNAPSHOT = """
-local generation, seq, header, register, links, position, folded = unpack(ARGV)
+# Whether an entry, if there is one, is at a position and tells of a change, told as JSON. After a
+# fail-over another can have its number and its place. An entry may group digits.
+_IS_OWN = """
+local function is_own(entry, position, told)
+  if not entry then return true end
+  local fields = {}
+  for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
+  for name, text in pairs(cjson.decode(told)) do
+    local found = fields[name] or ''
+    if name == 'nhs' or name == 'new' then found = string.gsub(found, '[ -]', '') end
+    if found ~= text and name ~= 'recorded' then return false end
+  end
+  return entry[1] == position
+end
+"""
+
+
+def _with_own(script: str) -> str:
+    return _IS_OWN + script
+
+
+# KEYS: snapshot, head, changes. ARGV: the new snapshot with its generation, seq and position; the
+# change with that seq as JSON, {} if it is unknown; how many changes were folded into the snapshot.
+# Entries are trimmed by how many are to stay rather than by id, which comes to the same where
+# sequence numbers are dense, because XTRIM MINID of Redis 6.2.5 and before can empty a stream.
+SNAPSHOT = _with_own("""
+local generation, seq, header, register, links, position, last, folded = unpack(ARGV)
 local old = cjson.decode(redis.call('HGET', KEYS[1], 'header') or '{}')
 if old.generation ~= generation or redis.call('HGET', KEYS[2], 'generation') ~= generation then
   return 'OTHER_GENERATION'
 end
 if old.seq > tonumber(seq) then return 'NEWER' end
 local own = redis.call('XREVRANGE', KEYS[3], position, '-', 'COUNT', 1)[1]
-if own and own[1] ~= position then return 'REWRITTEN' end
+if not is_own(own, position, last) then return 'REWRITTEN' end
 local since = #redis.call('XRANGE', KEYS[3], '(' .. position, '+')
 redis.call('HSET', KEYS[1], 'header', header, 'register', register, 'links', links)
 redis.call('XTRIM', KEYS[3], 'MAXLEN', '=', 1 + tonumber(folded) + since)
 return 'OK'
-"""
+""")
 
 # KEYS: snapshot, head, changes, and where the new snapshot and changes are made ready, of which the
 # first changes are there. ARGV: the new generation and its snapshot; how many first changes there
-# are; generation, seq and position up to which the old one was folded; how many changes since then
-# may be carried over; for how many seconds lies ready what is never taken. A change that is carried
-# gets a new number and a new id, and keeps the moment it was recorded. The last entry that was
-# folded has to be there as it was: another master may have given its number to another change.
-LOAD = """
-local new, header, register, links, first, generation, seq, position, carried_max, staged_s =
+# are; generation, seq and position up to which the old one was folded, and the change with that
+# seq, as above; how many changes since then may be carried over; for how many seconds lies ready
+# what is never taken. A change that is carried gets a new number and a new id, and keeps the moment
+# it was recorded.
+LOAD = _with_own("""
+local new, header, register, links, first, generation, seq, position, last, carried_max, staged_s =
   unpack(ARGV)
 local head = redis.call('HMGET', KEYS[2], 'generation', 'seq')
 local folded = tonumber(seq) or 0
@@ -73,7 +94,7 @@ if (head[1] or '') ~= generation then return 'MOVED' end
 local since = {}
 if generation ~= '' then
   local own = redis.call('XREVRANGE', KEYS[3], position, '-', 'COUNT', 1)[1]
-  if own and own[1] ~= position then return 'MOVED' end
+  if not is_own(own, position, last) then return 'MOVED' end
   since = redis.call('XRANGE', KEYS[3], '(' .. position, '+', 'COUNT', carried_max + 1)
 end
 if #since > tonumber(carried_max) then return 'MOVED' end
@@ -114,4 +135,4 @@ else
 end
 redis.call('HSET', KEYS[2], 'generation', new, 'seq', string.format('%.0f', first + #since))
 return 'OK'
-"""
+""")

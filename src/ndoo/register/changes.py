@@ -5,6 +5,10 @@ On a feed a change is a flat mapping of texts (`seq`, `op`, `nhs`, and as they a
 is exact about what decides who is opted out, and tolerant about the rest: fields it does not know
 are passed over, `at` and `src` are carried as they are. A change that cannot be read is an error,
 never a guess.
+
+A later version may add fields that decide nothing. A change that says more than these fields do, so
+that whoever passes a new one over would clear wrongly, names its form in `v`, and is no change to a
+reader that does not know that form.
 """
 
 from __future__ import annotations
@@ -33,8 +37,10 @@ class Kind(enum.StrEnum):
 PERSONAL = frozenset({Kind.OPT_OUT, Kind.OPT_IN, Kind.SUPERSEDE})
 """The kinds that are about a person, and so carry an NHS number."""
 
+_FORM = "1"  # written by nobody: a change that names no form is of this one
 _SEQ = re.compile(r"[1-9][0-9]{0,18}")
 _RECORDED = re.compile(r"[1-9][0-9]{12}")  # from 2001 to 2286; never as short as an NHS number
+_MILLISECONDS = re.compile(r"[0-9]{1,20}")
 _KINDS = {kind.value: kind for kind in Kind}
 
 
@@ -46,6 +52,9 @@ class Change:
     UTC), *src* the code of the channel; both are information and decide nothing. *recorded_ms* is
     when the feed recorded it, in Unix milliseconds, 0 if that is unknown; no change is refused or
     passed over for it.
+
+    Changes are compared with what another version told of them: a field that is added here is not
+    to count in that (`compare=False`).
     """
 
     kind: Kind
@@ -73,9 +82,9 @@ def decode(fields: Mapping[str, str], entry_ms: int = 0) -> Change:
     Raises ChangeRefused, naming the field but no content, not even that of `seq`: in an entry whose
     fields are mixed up it may be somebody's number.
     """
-    seq_text = fields.get("seq", "")
-    if not _SEQ.fullmatch(seq_text) or (seq := int(seq_text)) > SEQ_MAX:
-        raise ChangeRefused("A change has no readable sequence number (field 'seq').")
+    if fields.get("v", _FORM) != _FORM:
+        raise ChangeRefused("A change is of a form that this version does not know (field 'v').")
+    seq = seq_of(fields)
     kind = _KINDS.get(fields.get("op", ""))
     if kind is None:
         raise ChangeRefused("A change is of a kind that this version does not know (field 'op').")
@@ -83,6 +92,14 @@ def decode(fields: Mapping[str, str], entry_ms: int = 0) -> Change:
     new_key = _key(fields, "new") if kind is Kind.SUPERSEDE else None
     at, src = fields.get("at", ""), fields.get("src", "")
     return Change(kind, seq, key, new_key, at, src, _recorded_ms(fields, entry_ms))
+
+
+def seq_of(fields: Mapping[str, str]) -> int:
+    """The sequence number in *fields*, which stands there in every form. Raises ChangeRefused."""
+    text = fields.get("seq", "")
+    if not _SEQ.fullmatch(text) or (seq := int(text)) > SEQ_MAX:
+        raise ChangeRefused("A change has no readable sequence number (field 'seq').")
+    return seq
 
 
 def _key(fields: Mapping[str, str], name: str) -> int:
@@ -120,6 +137,22 @@ def encode_recorded(change: Change) -> dict[str, str]:
     """*change*, which was recorded before, as it stands where it is written down again."""
     recorded = {"recorded": str(change.recorded_ms)} if change.recorded_ms else {}
     return {**encode(change), **recorded}
+
+
+def encode_numbered(change: Change) -> dict[str, str]:
+    """*change* and its number, for `decode_numbered` to bring back exactly."""
+    return {"seq": str(change.seq), **encode_recorded(change)}
+
+
+def decode_numbered(fields: Mapping[str, str]) -> Change | None:
+    """The change that `encode_numbered` told of; None if it cannot be read, as one of a kind that
+    only a later version knows.
+    """
+    recorded = fields.get("recorded", "")
+    try:
+        return decode(fields, int(recorded) if _MILLISECONDS.fullmatch(recorded) else 0)
+    except ChangeRefused:
+        return None
 
 
 def _ten_digits(key: int | None) -> str:

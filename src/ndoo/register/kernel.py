@@ -28,6 +28,8 @@ from llvmlite import ir
 from numba import float64, int64, uint8, uint32, uint64
 from numba.extending import intrinsic
 
+from ndoo.register.compiled import compiled
+
 PAGE_BITS = 16
 PAGE_KEYS = 1 << PAGE_BITS
 DETAIL_BYTES = PAGE_KEYS // 8
@@ -142,11 +144,7 @@ def _look_up_detail(keys, start, open_bits, pages, detail):
     return cleared
 
 
-@nb.njit(
-    nb.types.UniTuple(nb.uint64, 2)(_WIRE, _PAGES, _BYTES, _BYTES, _OUT, _OUT),
-    nogil=True,
-    cache=True,
-)
+@compiled(nb.types.UniTuple(nb.uint64, 2)(_WIRE, _PAGES, _BYTES, _BYTES, _OUT, _OUT), nogil=True)
 def check(numbers, pages, summary, detail, cleared, invalid):
     """Answer *numbers* into the words of *cleared* and *invalid*; return how many are which.
 
@@ -182,7 +180,7 @@ def check(numbers, pages, summary, detail, cleared, invalid):
     return cleared_count, invalid_count
 
 
-@nb.njit(nb.void(_KEYS, nb.boolean, _PAGES, _OUT_BYTES, _OUT_BYTES), nogil=True, cache=True)
+@compiled(nb.void(_KEYS, nb.boolean, _PAGES, _OUT_BYTES, _OUT_BYTES), nogil=True)
 def mark(keys, opted_out, pages, summary, detail):
     """Set or take away the permission bits of *keys* in their pages, and bring the summary up to
     date.
@@ -202,7 +200,7 @@ def mark(keys, opted_out, pages, summary, detail):
             summary[summary_at] &= ~summary_bit
 
 
-@nb.njit(nb.uint64(_PAGES, _BYTES), nogil=True, cache=True)
+@compiled(nb.uint64(_PAGES, _BYTES), nogil=True)
 def count_opted_out(pages, detail):
     """How many keys are opted out, counted from the tables themselves."""
     total = uint64(0)
@@ -214,7 +212,7 @@ def count_opted_out(pages, detail):
     return total
 
 
-@nb.njit(nb.uint64(_PAGES, _BYTES, nb.uint32[::1]), nogil=True, cache=True)
+@compiled(nb.uint64(_PAGES, _BYTES, nb.uint32[::1]), nogil=True)
 def list_opted_out(pages, detail, out):
     """Write the opted-out keys to *out*, ascending, as many as fit; return how many there are."""
     total = uint64(0)

@@ -69,6 +69,7 @@ class Register:
         self._groups: dict[int, Group] = {key: group for group in snapshot.links for key in group}
         self._revision = snapshot.revision
         self._suspended = snapshot.suspended
+        self._last = snapshot.last
 
     @property
     def revision(self) -> Revision:
@@ -78,6 +79,11 @@ class Register:
     def suspended(self) -> bool:
         """Whether a `suspend` came last: no answers are to be given."""
         return self._suspended
+
+    @property
+    def last(self) -> Change | None:
+        """The change that led to this revision, None if that is unknown."""
+        return self._last
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -103,7 +109,7 @@ class Register:
         work = _Work(self._suspended)
         for change in changes:
             self._work_out(change, work)
-        return self._commit(work, len(changes))
+        return self._commit(work, changes)
 
     def snapshot(self, position: str, created_at: str) -> Snapshot:
         """The register as a snapshot, to be continued from *position* of its feed."""
@@ -114,6 +120,7 @@ class Register:
             keys=self._keys.copy(),
             links=self._links(),
             suspended=self._suspended,
+            last=self._last,
         )
 
     def _prove_sequence(self, changes: Sequence[Change]) -> None:
@@ -166,8 +173,8 @@ class Register:
         state = work.flipped.get(key)
         return key in self._keys if state is None else state
 
-    def _commit(self, work: _Work, count: int) -> Applied:
-        revision = Revision(self._revision.generation, self._revision.seq + count)
+    def _commit(self, work: _Work, changes: Sequence[Change]) -> Applied:
+        revision = Revision(self._revision.generation, self._revision.seq + len(changes))
         applied = Applied(
             opted_out=_ascending([key for key, out in work.flipped.items() if out]),
             opted_in=_ascending([key for key, out in work.flipped.items() if not out]),
@@ -179,6 +186,7 @@ class Register:
         self._groups.update({key: group for key, group in work.groups.items() if len(group) > 1})
         self._suspended = work.suspended
         self._revision = revision
+        self._last = changes[-1] if changes else self._last
         return applied
 
     def _links(self) -> Links:

@@ -12,7 +12,7 @@ Format: https://github.com/RoaringBitmap/RoaringFormatSpec (32 bit).
 # Numba's cache of machine code is renewed when this file changes, whatever happens to the files
 # that it calls into. So these are written down, and tests/test_tidy.py compares:
 #   containers.py 9973490e295698b9
-#   kernel.py a59f97f357650422
+#   kernel.py cd5b4326085ccad1
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from numba import uint64
 from ndoo import nhs_number
 from ndoo.errors import InputError
 from ndoo.nhs_number import KEY_MAX
+from ndoo.register.compiled import compiled
 from ndoo.register.containers import (
     CONTAINER_BYTES_MAX,
     WORDS,
@@ -248,12 +249,11 @@ def _write_heads(out, kept, written, containers):
     return start
 
 
-@nb.njit(
+@compiled(
     nb.types.UniTuple(nb.uint64, 6)(
         _DATA, nb.uint64, _PAGES, _DETAIL, nb.uint64[:, ::1], nb.uint8[::1]
     ),
     nogil=True,
-    cache=True,
 )
 def _check_set(data, count, pages, detail, patterns, out):
     """Answer *data*, of *count* containers, into *out*.

@@ -8,10 +8,11 @@ A snapshot is a JSON header and two blocks of bytes:
 
 The header holds `format`, `generation`, `seq`, `stream_id` (the feed's own name for the position
 that the register includes), `count`, `sha256` and `created_at`, and optionally `links_sha256`,
-`suspended`, `shrink_accepted`, `began_at` (when its generation was loaded), `signature` and
-`header_sha256`. The last is over the other fields, as JSON in ASCII with sorted names and without
-spaces: a digit of `seq` that flips on the way would otherwise be noticed by nobody but the changes
-that do not fit. The signature is over the same but itself; see `ndoo.register.signature`.
+`suspended`, `shrink_accepted`, `began_at` (when its generation was loaded), `last` (the change with
+the number `seq`), `signature` and `header_sha256`. That digest is over the other fields, as JSON in
+ASCII with sorted names and without spaces: a digit of `seq` that flips on the way would otherwise
+be noticed by nobody but the changes that do not fit. The signature is over the same but itself; see
+`ndoo.register.signature`.
 
 Reading verifies all of it, and refuses with a reason whatever is damaged, truncated, empty, or not
 what its header says: a half-read register would clear people wrongly.
@@ -33,6 +34,7 @@ from pyroaring import BitMap
 
 from ndoo.errors import SnapshotRefused
 from ndoo.nhs_number import KEY_MAX
+from ndoo.register.changes import Change, decode_numbered, encode_numbered
 from ndoo.revision import SEQ_MAX, Revision, is_generation
 
 FORMAT = 1
@@ -44,6 +46,9 @@ hash.
 
 LINKS_BYTES_MAX = 32 * 1024 * 1024
 """4 million people who got a new number, in some 600 MB of memory once they are read."""
+
+LAST_BYTES_MAX = 1024
+"""Of a change in a header, which is read again and again; a longer one is left out."""
 
 Sign = Callable[[bytes], bytes]
 """Makes a signature of a message."""
@@ -62,7 +67,9 @@ Links = tuple[tuple[int, ...], ...]
 class Snapshot:
     """A verified register. *position* is the feed's own name for where its changes go on.
 
-    *began_at* is when its generation was loaded, in RFC 3339 as *created_at*, or "".
+    *began_at* is when its generation was loaded, in RFC 3339 as *created_at*, or "". *last* is the
+    change that led to *revision*, None if that is unknown: after a fail-over another may stand at
+    *position*, with the same number.
     """
 
     revision: Revision
@@ -73,13 +80,14 @@ class Snapshot:
     suspended: bool = False
     shrink_accepted: bool = False
     began_at: str = ""
+    last: Change | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
     """A snapshot in bytes, as feeds keep it."""
 
-    header: bytes
+    header: bytes = field(repr=False)
     register: bytes = field(repr=False)
     links: bytes = field(repr=False)
 
@@ -107,12 +115,19 @@ def pack(snapshot: Snapshot, sign: Sign | None = None) -> Packed:
     }
     if snapshot.began_at:
         header["began_at"] = snapshot.began_at
+    if last := _told(snapshot.last):
+        header["last"] = last
     if sign is not None:
         header["signature"] = base64.b64encode(sign(_to_sign(header))).decode()
     header["header_sha256"] = _header_digest(header)
     packed = Packed(json.dumps(header, separators=(",", ":")).encode(), register, links)
     unpack(packed)
     return packed
+
+
+def _told(last: Change | None) -> dict[str, str]:
+    fields = encode_numbered(last) if last is not None else {}
+    return fields if len(json.dumps(fields)) <= LAST_BYTES_MAX else {}
 
 
 def unpack(packed: Packed, verify: Verify | None = None) -> Snapshot:
@@ -135,6 +150,7 @@ def unpack(packed: Packed, verify: Verify | None = None) -> Snapshot:
         suspended=_flag(header, "suspended"),
         shrink_accepted=_flag(header, "shrink_accepted"),
         began_at=_text(header, "began_at") if "began_at" in header else "",
+        last=_last(header),
     )
 
 
@@ -182,7 +198,11 @@ def _read_header(raw: bytes) -> Mapping[str, Any]:
     if not isinstance(header, dict):
         raise _refused("HEADER", "has a header that is not a JSON object")
     if _integer(header, "format") != FORMAT:
-        raise _refused("FORMAT", f"is not of format {FORMAT}, the one this version reads")
+        raise SnapshotRefused(
+            f"The snapshot is not of format {FORMAT}, the one this version reads; upgrade to the "
+            "version that wrote it.",
+            reason="SNAPSHOT_FORMAT",
+        )
     if header.get("header_sha256", digest) != digest:
         raise _refused("DIGEST", "has a header that does not match its SHA-256: it is damaged")
     return header
@@ -220,6 +240,16 @@ def _revision(header: Mapping[str, Any]) -> Revision:
     if seq is None or not 0 <= seq <= SEQ_MAX:
         raise _refused("HEADER", "has a header without a usable 'seq'")
     return Revision(generation, seq)
+
+
+def _last(header: Mapping[str, Any]) -> Change | None:
+    fields = header.get("last", {})
+    if not isinstance(fields, dict) or not {str}.issuperset(map(type, fields.values())):
+        raise _refused("HEADER", "has a header without a usable 'last'")
+    last = decode_numbered(fields)
+    if last is not None and last.seq != _integer(header, "seq"):
+        raise _refused("HEADER", "has a header whose 'last' is not the change with its 'seq'")
+    return last
 
 
 def _integer(header: Mapping[str, Any], name: str) -> int | None:

@@ -25,6 +25,7 @@ from types import MappingProxyType
 from ndoo import nhs_number
 from ndoo.errors import InputError
 from ndoo.server.caller import may_be_kept
+from ndoo.server.files import read_small
 from ndoo.server.signals import SignalLimits
 from ndoo.server.table import Table
 
@@ -113,13 +114,7 @@ def read_policy(path: Path) -> Policy:
 
 
 def _read_toml(path: Path) -> dict[str, object]:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(POLICY_BYTES_MAX + 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-    if len(raw) > POLICY_BYTES_MAX:
-        raise InputError(f"{path} is longer than {POLICY_BYTES_MAX:,} bytes.")
+    raw = read_small(path, POLICY_BYTES_MAX)
     try:
         return tomllib.loads(raw.decode("utf-8"))
     except UnicodeDecodeError:

@@ -5,9 +5,11 @@ whose certificates callers must show. What is read anew is proven before it is u
 broken, missing or half-written, the last that was good stays in use and an alarm stands. So a pair
 that is replaced one file after the other is taken up when both fit.
 
-gRPC is handed its configuration at every connection, also when nothing changed. It then knows no
-session of an earlier connection, and verifies each caller in full: a resumed session would be good
-for two days after the caller's certificate expired.
+gRPC asks at every connection whether its configuration is to be another. It frees the old one while
+connections that came just before may not have taken hold of it yet, which ends the process or harms
+its memory (https://github.com/grpc/grpc/issues/36693). So it gets another only when files changed,
+or sessions grow old, and after a pause in which nobody comes between. Sessions end with their
+configuration: they would be good for two days after the caller's certificate expired.
 """
 
 from __future__ import annotations
@@ -36,6 +38,12 @@ CLIENT_CA = "client_ca"
 
 LOOK_S = 10.0
 """How often the files are looked at while nobody connects, so that a broken one alarms in time."""
+
+SESSIONS_S_MAX = 300.0
+"""How long a caller may resume a session, and not show a certificate that is still good."""
+
+SETTLE_S = 0.25
+"""What gRPC needs, by far, to take hold of its configuration for a connection that has come."""
 
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 _RSA_BITS_MIN = 2048
@@ -67,6 +75,9 @@ class Certificates:
         clock: Callable[[], float] = time.time,
     ) -> None:
         pair = (Path(settings.tls_certificate), Path(settings.tls_key))
+        self._clock = clock
+        self._handed: list[Files] = []
+        self._handed_at = 0.0
         self._serving = _Watched(SERVING, pair, _read_pair, observer, clock)
         self._authorities: _Watched | None = None
         if settings.tls_client_ca:
@@ -74,22 +85,36 @@ class Certificates:
             self._authorities = _Watched(CLIENT_CA, ca, _read_authorities, observer, clock)
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For a port: each connection gets the files as they are when it comes."""
+        """For one port: each connection gets the files as they are when it comes."""
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration(),
-            self._configuration,
+            self._handed_out(self._look()),
+            self._news,  # type: ignore[arg-type]  # the stubs do not know of None
             require_client_authentication=self._authorities is not None,
         )
 
     async def watch(self) -> None:
         """Look at the files every LOOK_S seconds, until cancelled."""
         while True:
-            await asyncio.to_thread(self._configuration)
+            await asyncio.to_thread(self._look)
             await asyncio.sleep(LOOK_S)
 
-    def _configuration(self) -> grpc.ServerCertificateConfiguration:
-        certificate, key = self._serving.look()
-        authorities = self._authorities.look()[0] if self._authorities else None
+    def _look(self) -> list[Files]:
+        watched = (self._serving, self._authorities)
+        return [each.look() for each in watched if each is not None]
+
+    def _news(self) -> grpc.ServerCertificateConfiguration | None:
+        """For gRPC, which calls it at each connection, one at a time; None if nothing changes."""
+        files = self._look()
+        age_s = self._clock() - self._handed_at
+        if files == self._handed and 0 <= age_s < SESSIONS_S_MAX:
+            return None
+        time.sleep(SETTLE_S)  # in the thread that all calls go through
+        return self._handed_out(files)
+
+    def _handed_out(self, files: list[Files]) -> grpc.ServerCertificateConfiguration:
+        self._handed, self._handed_at = files, self._clock()
+        certificate, key = files[0]
+        authorities = files[1][0] if len(files) > 1 else None
         return grpc.ssl_server_certificate_configuration([(key, certificate)], authorities)
 
 

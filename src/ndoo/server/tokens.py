@@ -19,6 +19,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from ndoo.errors import InputError
+from ndoo.server.files import read_small
 from ndoo.server.policy import TokenRules
 from ndoo.server.status import NotIdentified
 
@@ -157,13 +158,7 @@ class Tokens:
 
 
 def _read_entries(path: Path) -> list[object]:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(JWKS_BYTES_MAX + 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-    if len(raw) > JWKS_BYTES_MAX:
-        raise InputError(f"{path} is longer than {JWKS_BYTES_MAX:,} bytes.")
+    raw = read_small(path, JWKS_BYTES_MAX)
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError):
