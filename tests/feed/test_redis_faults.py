@@ -271,7 +271,12 @@ def test_a_server_whose_memory_is_full_confirms_nothing(stage: Stage) -> None:
     assert stage.following.observer.resyncs == []
 
 
-@pytest.mark.parametrize("seed", [random.randrange(2**32)])
+@pytest.fixture
+def seed() -> int:
+    """Shown with a failure, as every fixture that a test takes."""
+    return random.randrange(2**32)
+
+
 def test_every_line_fault_under_load(stage: Stage, seed: int) -> None:
     rng = random.Random(seed)
     for fault in [*Fault] * 2:
