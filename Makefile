@@ -26,7 +26,7 @@ $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(BIN)/python -c 'import ndoo.register.kernel'  # compiles the kernel once, into its cache
+	@$(BIN)/python -c 'import ndoo.register.sets'  # compiles all loops once, into their cache
 	@touch $@
 
 demo: $(READY)  ## Run the main job once, at full size, against the real server

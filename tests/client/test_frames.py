@@ -46,7 +46,7 @@ def shared():
 @pytest.fixture
 def asked():
     service = FakeService(opted_out=set(OPTED_OUT))
-    with serving(service) as target, Client(target, timeout_s=0.3) as client:
+    with serving(service) as target, Client(target, timeout_s=3) as client:
         yield service, client
 
 

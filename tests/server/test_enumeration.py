@@ -178,8 +178,9 @@ async def at_random(guarded: Guarded) -> Refused | None:
 async def over_streams(guarded: Guarded) -> Refused | None:
     parts = np.array_split(NUMBERS, 8)
     ends = await asyncio.gather(*(stream(guarded, pieces(part)) for part in parts))
-    assert all(ends)
-    return ends[-1]
+    refused = [end for end in ends if end is not None]  # the quickest may have got all of theirs
+    assert refused
+    return refused[-1]
 
 
 async def as_full_ranges(guarded: Guarded) -> Refused | None:
