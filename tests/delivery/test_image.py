@@ -271,6 +271,11 @@ class Container:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return int(children)
 
+    def end(self) -> None:
+        """Whoever changed its user does not die with its parent, so it is process 1 that ends."""
+        if self.process.poll() is None:
+            os.kill(self.inner, signal.SIGKILL)
+
     def status(self) -> Mapping[str, str]:
         lines = Path(f"/proc/{self.inner}/status").read_text().splitlines()
         return dict(line.split(":", 1) for line in lines)
@@ -288,7 +293,7 @@ def container(image: Stage, redis_place: Place) -> Iterator[Container]:
     started = Container(image, redis_place.url)
     with started.process:
         yield started
-        started.process.kill()
+        started.end()
 
 
 def test_a_service_that_answers_and_ends_as_told(container: Container, image: Stage):
